@@ -8,8 +8,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
 endif()
 set(MMFREE_FLAGS_scalar -O3 -fno-exceptions)
 set(MMFREE_FLAGS_avx2 -O3 -mavx2 -mfma -mf16c -mbmi2 -fno-exceptions)
+# GCC 12 warns of uninitialised values inside its own AVX-512 header.
 set(MMFREE_FLAGS_avx512 -O3 -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl
-    -mavx512vnni -mprefer-vector-width=512 -Wno-maybe-uninitialized -fno-exceptions)
+    -mavx512vnni -mprefer-vector-width=512 -Wno-maybe-uninitialized -Wno-uninitialized -fno-exceptions)
 
 # mmf_isa_sources(OP): adds OP_scalar.cpp and, on x86, OP_avx2.cpp and OP_avx512.cpp of the current folder.
 function(mmf_isa_sources op)

@@ -7,4 +7,14 @@ namespace mmfree {
 
 using Args = std::span<char*>;
 
+int cmd_grad(Args args);
+int cmd_logits(Args args);
+int cmd_generate(Args args);
+int cmd_eval(Args args);
+int cmd_convert(Args args);
+int cmd_inspect(Args args);
+int cmd_train(Args args);
+int cmd_data(Args args);
+int cmd_tokenizer(Args args);
+
 }  // namespace mmfree

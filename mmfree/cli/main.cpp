@@ -1,6 +1,5 @@
 #include <fmt/core.h>
 
-#include <array>
 #include <cstdio>
 #include <new>
 #include <span>
@@ -18,7 +17,17 @@ struct Command {
   int (*run)(Args args);
 };
 
-constexpr std::array<Command, 0> kCommands = {};
+constexpr Command kCommands[] = {
+    {"train", "train a model on prepared text", cmd_train},
+    {"grad", "loss and all parameter gradients for given token ids", cmd_grad},
+    {"logits", "logits and hidden states for given token ids", cmd_logits},
+    {"generate", "continue a text", cmd_generate},
+    {"eval", "bits per byte and perplexity of a text", cmd_eval},
+    {"convert", "run directory to GGUF and back", cmd_convert},
+    {"inspect", "configuration, tensors, bits per weight, memory", cmd_inspect},
+    {"data", "prepare text for training", cmd_data},
+    {"tokenizer", "train and use tokenizers", cmd_tokenizer},
+};
 
 void print_usage(std::FILE* out) {
   fmt::print(out, "mmfree {}: train, pack and run MatMul-free language models\n\n", MMFREE_VERSION);

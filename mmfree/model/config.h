@@ -24,7 +24,7 @@ struct MatmulFreeConfig {
   std::optional<idx> intermediate_size;    // MLP width F; by formula when absent
   std::string hidden_act = "swish";        // the network is SwiGLU whatever this says, as in the reference
   idx max_position_embeddings = 2048;      // informational: there is no positional encoding and no limit
-  double rms_norm_eps = 1e-6;              // outer norms and the gated norm; inside BitLinear it is kInnerEps
+  double rms_norm_eps = 1e-6;              // outer norms and the gated norm; the norms inside BitLinear have their own
   bool use_cache = true;
   std::optional<idx> pad_token_id;         // its embedding row gets no gradient
   std::optional<idx> bos_token_id = 1;
@@ -37,9 +37,6 @@ struct MatmulFreeConfig {
   idx mixer_width() const;                 // M = D * expand_ratio
   idx mlp_width() const;                   // F: 256 * ceil(int(D * hidden_ratio * 2 / 3) / 256) unless given
 };
-
-// Epsilon of the norm inside every BitLinear, whatever rms_norm_eps says (the reference's fused kernel has it fixed).
-inline constexpr float kInnerEps = 1e-6F;
 
 // Parses and validates; `name` is used in messages. Unknown fields are ignored, wrong types and values are config Errors.
 MatmulFreeConfig config_from_json(std::string_view text, std::string_view name);

@@ -1,7 +1,7 @@
 #pragma once
 // The trainable network: float32 latent weights, forward and hand-written backward.
 #include <cstdint>
-#include <filesystem>
+#include <memory>
 #include <vector>
 
 #include "mmfree/core/buffer.h"

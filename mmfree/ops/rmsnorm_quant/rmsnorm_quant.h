@@ -15,6 +15,9 @@
 
 namespace mmfree {
 
+// Epsilon of the norm inside every BitLinear, whatever rms_norm_eps says: the reference's fused kernel has it fixed.
+inline constexpr float kInnerEps = 1e-6F;
+
 // Bytes between rows of codes: a multiple of 64 so that kernels may read whole vectors; the padding is zero.
 constexpr idx code_stride(idx width) { return (width + 63) / 64 * 64; }
 

@@ -1,0 +1,208 @@
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mmfree/cli/options.h"
+#include "mmfree/core/error.h"
+#include "mmfree/generate/sampler.h"
+#include "mmfree/generate/session.h"
+#include "mmfree/tokenizer/tokenizer.h"
+
+namespace mmfree {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Options {
+  std::string model, prompt, prompt_ids;
+  idx tokens = 128;
+  SamplerOptions sampler;
+  bool ignore_eos = false;
+  bool json = false;
+  bool verbose = false;
+  bool echo = false;
+};
+
+struct Result {
+  std::vector<std::int32_t> prompt, generated;
+  std::string text;
+  bool stopped_at_eos = false;
+  double load_s = 0, prefill_s = 0, decode_s = 0;
+};
+
+std::vector<std::int32_t> parse_ids(const std::string& text) {
+  std::vector<std::int32_t> ids;
+  std::size_t begin = 0;
+  while (begin <= text.size()) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string word = text.substr(begin, end - begin);
+    std::int32_t id = 0;
+    const auto [rest, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc{} || rest != word.data() + word.size())
+      fail(ErrorKind::usage, fmt::format("--prompt-ids holds '{}' at position {}, expected a token id", word, ids.size()));
+    ids.push_back(id);
+    begin = end + 1;
+  }
+  return ids;
+}
+
+std::string read_stdin() {
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+// Text as it comes, at once; a closed pipe ends the program quietly as it does other filters.
+void put_text(const std::string& text) {
+  if (text.empty()) return;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+    fail_errno("write", "standard output");
+}
+
+Result run(const Ctx& ctx, const Options& o) {
+  Result r;
+  const Clock::time_point start = Clock::now();
+  const PackedModel model = load_packed(ctx, o.model);
+  const MatmulFreeConfig& c = model.config;
+  std::optional<Tokenizer> tokenizer;
+  if (!model.sentencepiece.empty()) {
+    tokenizer.emplace(Tokenizer::from_bytes(model.sentencepiece, model.path + ": tokenizer"));
+    if (tokenizer->vocab_size() > c.vocab_size)
+      fail(ErrorKind::config, fmt::format("{}: the tokenizer has {} tokens, the model {}; expected no more than the model",
+                                          model.path, tokenizer->vocab_size(), c.vocab_size));
+  }
+  if (!o.prompt_ids.empty()) {
+    r.prompt = parse_ids(o.prompt_ids);
+  } else {
+    if (!tokenizer)
+      fail(ErrorKind::usage, fmt::format("{}: there is no tokenizer.model, and text needs one; --prompt-ids 1,2,3 "
+                                         "generates token ids without it",
+                                         model.path));
+    if (c.bos_token_id) r.prompt.push_back(static_cast<std::int32_t>(*c.bos_token_id));
+    const std::vector<std::int32_t> ids = tokenizer->encode(o.prompt == "-" ? read_stdin() : o.prompt);
+    r.prompt.insert(r.prompt.end(), ids.begin(), ids.end());
+    if (r.prompt.empty())
+      fail(ErrorKind::usage, "the prompt is empty and the model has no beginning-of-text token; give some text");
+  }
+  Session session(ctx, model);
+  RecentTokens recent(c.vocab_size, o.sampler.repetition_window);
+  std::vector<Candidate> scratch;
+  r.load_s = seconds_since(start);
+
+  const Clock::time_point prefill = Clock::now();
+  std::span<const float> logits = session.prefill(r.prompt);
+  r.prefill_s = seconds_since(prefill);
+  for (const std::int32_t id : r.prompt) recent.push(id);
+
+  std::optional<TextStream> stream;
+  if (tokenizer) stream.emplace(*tokenizer);
+  const auto show = [&](const std::string& text) {
+    r.text += text;
+    if (!o.json) put_text(text);
+  };
+  // The prompt goes through the stream as well, so that a space between it and the first word is kept; it is shown by --echo.
+  if (stream)
+    for (const std::int32_t id : r.prompt) {
+      const std::string text = id < tokenizer->vocab_size() ? stream->put(id) : std::string();
+      if (o.echo) show(text);
+    }
+  const Clock::time_point decode = Clock::now();
+  for (idx n = 0; n < o.tokens; ++n) {
+    const std::int32_t id =
+        sample(logits, o.sampler, &recent, static_cast<std::uint64_t>(session.position()), scratch);
+    if (!o.ignore_eos && c.eos_token_id && id == *c.eos_token_id) {
+      r.stopped_at_eos = true;
+      break;
+    }
+    r.generated.push_back(id);
+    recent.push(id);
+    if (!stream) {
+      show(fmt::format("{}{}", n > 0 ? "," : "", id));
+    } else if (id < tokenizer->vocab_size()) {  // ids beyond the tokenizer's have no text
+      show(stream->put(id));
+    }
+    if (n + 1 < o.tokens) logits = session.step(id);
+  }
+  r.decode_s = seconds_since(decode);
+  if (stream) show(stream->finish());
+  if (!o.json) put_text("\n");
+  return r;
+}
+
+double rate(std::size_t tokens, double seconds) {
+  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+}
+
+void print_json(const Ctx& ctx, const Options& o, const Result& r) {
+  nlohmann::ordered_json j = {
+      {"text", r.text},
+      {"prompt_ids", r.prompt},
+      {"ids", r.generated},
+      {"stopped_at_eos", r.stopped_at_eos},
+      {"seed", o.sampler.seed},
+      {"threads", ctx.threads},
+      {"prompt_tokens", r.prompt.size()},
+      {"generated_tokens", r.generated.size()},
+      {"load_s", r.load_s},
+      {"prefill_s", r.prefill_s},
+      {"decode_s", r.decode_s},
+      {"prompt_tokens_per_s", rate(r.prompt.size(), r.prefill_s)},
+      {"tokens_per_s", rate(r.generated.size(), r.decode_s)},
+      {"peak_rss_bytes", peak_rss_bytes()}};
+  put_text(j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace
+
+int cmd_generate(Args args) {
+  Options o;
+  Ctx ctx;
+  CLI::App app("Continues a text", "generate");
+  app.add_option("MODEL", o.model, "run directory or GGUF file")->required();
+  CLI::Option* prompt = app.add_option("--prompt", o.prompt, "text to continue; - reads it from standard input");
+  app.add_option("--prompt-ids", o.prompt_ids, "token ids instead of text: 1,2,3 (no tokenizer needed)")
+      ->excludes(prompt);
+  app.add_option("-n,--tokens", o.tokens, "most tokens to generate")
+      ->check(CLI::Range(idx{0}, idx{1} << 40))
+      ->capture_default_str();
+  app.add_option("--temp", o.sampler.temperature, "temperature; 0 always takes the most likely token")
+      ->capture_default_str();
+  app.add_option("--top-k", o.sampler.top_k, "only the k most likely tokens; 0: all")->capture_default_str();
+  app.add_option("--top-p", o.sampler.top_p, "only the most likely tokens that together reach p")->capture_default_str();
+  app.add_option("--min-p", o.sampler.min_p, "only tokens with this share of the largest probability")
+      ->capture_default_str();
+  app.add_option("--repetition-penalty", o.sampler.repetition_penalty, "above 1 makes repeated tokens less likely")
+      ->capture_default_str();
+  app.add_option("--repetition-window", o.sampler.repetition_window, "tokens looked back for that; 0: all")
+      ->capture_default_str();
+  app.add_option("--seed", o.sampler.seed, "the same seed gives the same text")->capture_default_str();
+  app.add_flag("--ignore-eos", o.ignore_eos, "go on after the end-of-text token");
+  app.add_flag("--echo", o.echo, "print the prompt too");
+  app.add_flag("--json", o.json, "one JSON object with text, ids and measurements");
+  app.add_flag("--verbose", o.verbose, "measurements on standard error, as on a terminal");
+  add_threads_option(app, ctx.threads);
+  if (!parse_options(app, args)) return 0;
+  validate(o.sampler);
+
+  const Result r = run(ctx, o);
+  if (o.json) print_json(ctx, o, r);
+  if (!o.json && (o.verbose || isatty(STDERR_FILENO) != 0))
+    fmt::print(stderr, "\nloaded in {:.2f} s; prompt {} tokens at {:.1f} tokens/s; generated {} at {:.1f} tokens/s; "
+               "peak memory {:.1f} MB; seed {}\n",
+               r.load_s, r.prompt.size(), rate(r.prompt.size(), r.prefill_s), r.generated.size(),
+               rate(r.generated.size(), r.decode_s), static_cast<double>(peak_rss_bytes()) / 1e6, o.sampler.seed);
+  return 0;
+}
+
+}  // namespace mmfree

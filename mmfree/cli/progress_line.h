@@ -1,0 +1,28 @@
+#pragma once
+// Draws the progress of long work on standard error: one line with an estimate of the time left, redrawn in place on a
+// terminal and silent elsewhere.
+#include <chrono>
+#include <string>
+
+#include "mmfree/core/progress.h"
+
+namespace mmfree {
+
+class ProgressLine {
+ public:
+  explicit ProgressLine(std::string label);
+  ~ProgressLine();  // clears the line
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+  Progress sink();  // valid as long as this object
+
+ private:
+  void draw(std::string_view what, std::uint64_t done, std::uint64_t total);
+  using Clock = std::chrono::steady_clock;
+  std::string label_;
+  bool terminal_;
+  bool drawn_ = false;
+  Clock::time_point start_, last_;
+};
+
+}  // namespace mmfree

@@ -1,0 +1,81 @@
+#pragma once
+// Elementary functions for kernels that are compiled once per instruction set: internal linkage, branch-free, and built from
+// single IEEE operations, so that every variant gives the same bits. Do not include this outside ops/*_kernels.h.
+#include "mmfree/core/types.h"
+
+namespace mmfree {
+namespace {
+
+// e^x within 2 ulp for x in [-87, 88]; clamped outside (1.6e-38 and 1.7e38). NaN stays NaN.
+inline float exp_f32(float x) {
+  x = x < -87.0F ? -87.0F : x;
+  x = x > 88.0F ? 88.0F : x;
+  // n = round(x / ln 2): adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
+  const float shifted = x * 1.44269504088896341F + 12582912.0F;
+  const std::int32_t n = __builtin_bit_cast(std::int32_t, shifted) - 0x4b400000;
+  const float r = shifted - 12582912.0F;
+  // ln 2 in two parts, the first with few bits so that its product with r is exact.
+  float f = x - r * 0.693359375F;
+  f = f + r * 2.12194440e-4F;
+  // Minimax polynomial for (e^f - 1 - f) / f^2 on [-ln2/2, ln2/2].
+  float p = 1.9875691500e-4F;
+  p = p * f + 1.3981999507e-3F;
+  p = p * f + 8.3334519073e-3F;
+  p = p * f + 4.1665795894e-2F;
+  p = p * f + 1.6666665459e-1F;
+  p = p * f + 5.0000001201e-1F;
+  const float y = p * (f * f) + f + 1.0F;
+  return y * __builtin_bit_cast(float, (n + 127) << 23);
+}
+
+inline float sigmoid_f32(float x) { return 1.0F / (1.0F + exp_f32(-x)); }
+
+// The canonical reduction: 16 interleaved partial sums, then a fixed tree.
+constexpr int kLanes = 16;
+
+inline float sum_lanes(const float* a) {
+  float s[kLanes / 2];
+  for (int l = 0; l < 8; ++l) s[l] = a[l] + a[l + 8];
+  for (int l = 0; l < 4; ++l) s[l] = s[l] + s[l + 4];
+  for (int l = 0; l < 2; ++l) s[l] = s[l] + s[l + 2];
+  return s[0] + s[1];
+}
+
+// Sum over k of term(k), k in [0, n).
+template <class F>
+inline float canonical_sum(idx n, const F& term) {
+  float acc[kLanes] = {};
+  const idx whole = n / kLanes * kLanes;
+  for (idx k = 0; k < whole; k += kLanes)
+    for (int l = 0; l < kLanes; ++l) acc[l] += term(k + l);
+  for (idx k = whole; k < n; ++k) acc[k - whole] += term(k);
+  return sum_lanes(acc);
+}
+
+// Largest term(k), at least `start`. Any order gives the same value.
+template <class F>
+inline float canonical_max(idx n, float start, const F& term) {
+  float acc[kLanes];
+  for (int l = 0; l < kLanes; ++l) acc[l] = start;
+  const idx whole = n / kLanes * kLanes;
+  for (idx k = 0; k < whole; k += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      const float v = term(k + l);
+      acc[l] = v > acc[l] ? v : acc[l];
+    }
+  }
+  for (idx k = whole; k < n; ++k) {
+    const float v = term(k);
+    acc[0] = v > acc[0] ? v : acc[0];
+  }
+  float m = acc[0];
+  for (int l = 1; l < kLanes; ++l) m = acc[l] > m ? acc[l] : m;
+  return m;
+}
+
+inline float reciprocal_rms(float sum_of_squares, idx n, float eps) {
+  return 1.0F / __builtin_sqrtf(sum_of_squares / static_cast<float>(n) + eps);
+}
+
+}  // namespace
+}  // namespace mmfree

@@ -1,0 +1,10 @@
+#include "mmfree/ops/rmsnorm/rmsnorm_kernels.h"
+#include "mmfree/ops/rmsnorm/rmsnorm_variants.h"
+
+namespace mmfree::scalar {
+
+void rmsnorm_rows(idx width, const float* x, const float* gain, float eps, float* y, idx begin, idx end) noexcept {
+  forward_rows(width, x, gain, eps, y, begin, end);
+}
+
+}  // namespace mmfree::scalar
