@@ -5,7 +5,9 @@ target_compile_options(mmfree_warnings INTERFACE
   # a*b+c must round twice unless the source says std::fma: the same bits on every machine.
   -ffp-contract=off
   # sqrt and friends inline to one instruction; nothing here reads errno after them.
-  -fno-math-errno)
+  -fno-math-errno
+  # No code here looks at floating-point exception flags; without this, loops with comparisons do not vectorise.
+  -fno-trapping-math)
 option(MMFREE_ASSERTIONS "Check impossible states at run time (debugging)" OFF)
 if(MMFREE_ASSERTIONS)
   target_compile_definitions(mmfree_warnings INTERFACE MMFREE_ASSERTIONS)

@@ -41,11 +41,14 @@ class ProgressLine {
     const double seconds = std::chrono::duration<double>(now - begin_).count();
     std::string line(what);
     if (total > 0) {
-      line += fmt::format(": {:.1f} of {:.1f} MB", static_cast<double>(done) * 1e-6, static_cast<double>(total) * 1e-6);
+      line += fmt::format(": {:.1f} of {:.1f} MB", static_cast<double>(done) * 1e-6,
+                          static_cast<double>(total) * 1e-6);
       if (done > 0 && seconds > 0.05) {
         const double rate = static_cast<double>(done) / seconds;
         line += fmt::format(", {:.1f} MB/s", rate * 1e-6);
-        if (!ends) line += fmt::format(", {:.0f} s left", std::ceil(static_cast<double>(total - done) / rate));
+        if (!ends)
+          line +=
+              fmt::format(", {:.0f} s left", std::ceil(static_cast<double>(total - done) / rate));
       }
     }
     if (terminal_) {
@@ -72,27 +75,35 @@ class ProgressLine {
 };
 
 nlohmann::json split_json(const SplitSummary& s) {
-  return {{"tokens", s.tokens}, {"documents", s.documents}, {"text_bytes", s.text_bytes}, {"shards", s.shards}};
+  return {{"tokens", s.tokens},
+          {"documents", s.documents},
+          {"text_bytes", s.text_bytes},
+          {"shards", s.shards}};
 }
 
 void print_split(const char* name, idx tokens, idx documents, std::int64_t text_bytes) {
-  fmt::print("{:<5} {:>12} tokens {:>9} documents {:>12} bytes of text", name, tokens, documents, text_bytes);
-  if (tokens > 0) fmt::print(", {:.3f} bytes per token", static_cast<double>(text_bytes) / static_cast<double>(tokens));
+  fmt::print("{:<5} {:>12} tokens {:>9} documents {:>12} bytes of text", name, tokens, documents,
+             text_bytes);
+  if (tokens > 0)
+    fmt::print(", {:.3f} bytes per token",
+               static_cast<double>(text_bytes) / static_cast<double>(tokens));
   fmt::print("\n");
 }
 
 void prepare(const PrepareOptions& options, bool as_json) {
   ProgressLine line;
-  const PrepareSummary s = prepare_data(options, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
-    line(what, done, total);
-  });
+  const PrepareSummary s =
+      prepare_data(options, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
+        line(what, done, total);
+      });
   line.clear();
   if (as_json) {
-    fmt::print("{}\n", nlohmann::json{{"out", options.out.string()},
-                                      {"vocab_size", s.vocab_size},
-                                      {"train", split_json(s.train)},
-                                      {"val", split_json(s.val)}}
-                           .dump());
+    const nlohmann::json summary = {{"out", options.out.string()},
+                                    {"vocab_size", s.vocab_size},
+                                    {"train", split_json(s.train)},
+                                    {"val", split_json(s.val)}};
+    // File names may be any bytes; JSON may not.
+    fmt::print("{}\n", summary.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     return;
   }
   fmt::print("{}: vocabulary of {}\n", options.out.string(), s.vocab_size);
@@ -124,19 +135,28 @@ int cmd_data(Args args) {
   bool no_bos = false;
   CLI::App* prepare_app = app.add_subcommand("prepare", "text files to token shards");
   prepare_app->add_option("FILE", o.files, "UTF-8 text")->required();
-  prepare_app->add_option("--out", o.out, "folder of the data set; appears when complete")->required();
-  CLI::Option* tokenizer =
-      prepare_app->add_option("--tokenizer", o.tokenizer, "tokenizer.model, or a folder that holds one");
-  prepare_app->add_option("--vocab-size", o.vocab_size, "train a tokenizer of so many pieces (4096)")->excludes(tokenizer);
-  CLI::Option* fraction =
-      prepare_app->add_option("--val-fraction", o.val_fraction, "share of the documents kept for validation")
-          ->capture_default_str();
-  prepare_app->add_option("--val", o.val_files, "validation text instead of a share of the files")->excludes(fraction);
-  prepare_app->add_option("--separator", o.separator, "text between documents")->capture_default_str();
-  prepare_app->add_flag("--split-paragraphs", o.split_paragraphs, "blank lines separate documents too");
+  prepare_app->add_option("--out", o.out, "folder of the data set; appears when complete")
+      ->required();
+  CLI::Option* tokenizer = prepare_app->add_option("--tokenizer", o.tokenizer,
+                                                   "tokenizer.model, or a folder that holds one");
+  prepare_app
+      ->add_option("--vocab-size", o.vocab_size, "train a tokenizer of so many pieces (4096)")
+      ->excludes(tokenizer);
+  CLI::Option* fraction = prepare_app
+                              ->add_option("--val-fraction", o.val_fraction,
+                                           "share of the documents kept for validation")
+                              ->capture_default_str();
+  prepare_app->add_option("--val", o.val_files, "validation text instead of a share of the files")
+      ->excludes(fraction);
+  prepare_app->add_option("--separator", o.separator, "text between documents")
+      ->capture_default_str();
+  prepare_app->add_flag("--split-paragraphs", o.split_paragraphs,
+                        "blank lines separate documents too");
   prepare_app->add_flag("--no-bos", no_bos, "documents do not begin with BOS");
-  prepare_app->add_option("--seed", o.seed, "chooses the validation documents")->capture_default_str();
-  prepare_app->add_option("--shard-tokens", o.shard_tokens, "tokens in one file")->capture_default_str();
+  prepare_app->add_option("--seed", o.seed, "chooses the validation documents")
+      ->capture_default_str();
+  prepare_app->add_option("--shard-tokens", o.shard_tokens, "tokens in one file")
+      ->capture_default_str();
   add_threads_option(*prepare_app, o.threads);
   prepare_app->add_flag("--json", as_json, "print the summary as JSON");
 
@@ -151,7 +171,8 @@ int cmd_data(Args args) {
     return 0;
   }
   if (prepare_app->count("--vocab-size") > 0 && o.vocab_size <= 0)
-    fail(ErrorKind::usage, fmt::format("--vocab-size {}: expected a positive number", o.vocab_size));
+    fail(ErrorKind::usage,
+         fmt::format("--vocab-size {}: expected a positive number", o.vocab_size));
   o.bos = !no_bos;
   prepare(o, as_json);
   return 0;

@@ -16,10 +16,12 @@ int cmd_eval(Args args) {
   idx window = 0;
   bool json = false;
   Ctx ctx;
-  CLI::App app("Measures how well a model predicts a text: bits per byte, perplexity, tokens/s", "eval");
+  CLI::App app("Measures how well a model predicts a text: bits per byte, perplexity, tokens/s",
+               "mmfree eval");
   app.add_option("MODEL", model_path, "run directory or GGUF file")->required();
   app.add_option("--text", text_path, "file of UTF-8 text")->required();
-  app.add_option("--window", window, "forget everything every N tokens; 0: carry the state through the file")
+  app.add_option("--window", window,
+                 "forget everything every N tokens; 0: carry the state through the file")
       ->check(CLI::Range(idx{0}, idx{1} << 40))
       ->capture_default_str();
   app.add_flag("--json", json, "one JSON object");
@@ -27,12 +29,14 @@ int cmd_eval(Args args) {
   if (!parse_options(app, args)) return 0;
 
   const MappedFile file(text_path);
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
   if (text.empty()) fail(ErrorKind::usage, text_path + ": the file is empty, expected text");
-  const PackedModel model = load_packed(ctx, model_path, {});
+  const PackedModel model = load_with_progress(ctx, model_path);
   if (model.sentencepiece.empty())
     fail(ErrorKind::usage, model.path + ": there is no tokenizer.model, and text needs one");
-  const Tokenizer tokenizer = Tokenizer::from_bytes(model.sentencepiece, model.path + ": tokenizer");
+  const Tokenizer tokenizer =
+      Tokenizer::from_bytes(model.sentencepiece, model.path + ": tokenizer");
   TextScore score;
   {
     ProgressLine line("eval");
@@ -52,9 +56,11 @@ int cmd_eval(Args args) {
                                       {"peak_rss_bytes", peak_rss_bytes()}};
     fmt::print("{}\n", j.dump(2));
   } else {
-    fmt::print("bits per byte   {:.4f}\nperplexity      {:.3f} per token\ntokens          {} ({} bytes)\n"
-               "tokens/s        {:.1f}\n",
-               score.bits_per_byte(), score.perplexity(), score.tokens, score.bytes, score.tokens_per_second());
+    fmt::print(
+        "bits per byte   {:.4f}\nperplexity      {:.3f} per token\ntokens          {} ({} bytes)\n"
+        "tokens/s        {:.1f}\n",
+        score.bits_per_byte(), score.perplexity(), score.tokens, score.bytes,
+        score.tokens_per_second());
   }
   return 0;
 }

@@ -1,9 +1,9 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "mmfree/cli/options.h"
+#include "mmfree/cli/progress_line.h"
 #include "mmfree/core/error.h"
 #include "mmfree/generate/sampler.h"
 #include "mmfree/generate/session.h"
@@ -52,7 +53,9 @@ std::vector<std::int32_t> parse_ids(const std::string& text) {
     std::int32_t id = 0;
     const auto [rest, error] = std::from_chars(word.data(), word.data() + word.size(), id);
     if (error != std::errc{} || rest != word.data() + word.size())
-      fail(ErrorKind::usage, fmt::format("--prompt-ids holds '{}' at position {}, expected a token id", word, ids.size()));
+      fail(ErrorKind::usage,
+           fmt::format("--prompt-ids holds '{}' at position {}, expected a token id", word,
+                       ids.size()));
     ids.push_back(id);
     begin = end + 1;
   }
@@ -73,27 +76,32 @@ void put_text(const std::string& text) {
 Result run(const Ctx& ctx, const Options& o) {
   Result r;
   const Clock::time_point start = Clock::now();
-  const PackedModel model = load_packed(ctx, o.model);
+  const PackedModel model = load_with_progress(ctx, o.model);
   const MatmulFreeConfig& c = model.config;
   std::optional<Tokenizer> tokenizer;
   if (!model.sentencepiece.empty()) {
     tokenizer.emplace(Tokenizer::from_bytes(model.sentencepiece, model.path + ": tokenizer"));
     if (tokenizer->vocab_size() > c.vocab_size)
-      fail(ErrorKind::config, fmt::format("{}: the tokenizer has {} tokens, the model {}; expected no more than the model",
-                                          model.path, tokenizer->vocab_size(), c.vocab_size));
+      fail(ErrorKind::config,
+           fmt::format(
+               "{}: the tokenizer has {} tokens, the model {}; expected no more than the model",
+               model.path, tokenizer->vocab_size(), c.vocab_size));
   }
   if (!o.prompt_ids.empty()) {
     r.prompt = parse_ids(o.prompt_ids);
   } else {
     if (!tokenizer)
-      fail(ErrorKind::usage, fmt::format("{}: there is no tokenizer.model, and text needs one; --prompt-ids 1,2,3 "
-                                         "generates token ids without it",
-                                         model.path));
+      fail(ErrorKind::usage,
+           fmt::format("{}: there is no tokenizer.model, and text needs one; --prompt-ids 1,2,3 "
+                       "generates token ids without it",
+                       model.path));
     if (c.bos_token_id) r.prompt.push_back(static_cast<std::int32_t>(*c.bos_token_id));
-    const std::vector<std::int32_t> ids = tokenizer->encode(o.prompt == "-" ? read_stdin() : o.prompt);
+    const std::vector<std::int32_t> ids =
+        tokenizer->encode(o.prompt == "-" ? read_stdin() : o.prompt);
     r.prompt.insert(r.prompt.end(), ids.begin(), ids.end());
     if (r.prompt.empty())
-      fail(ErrorKind::usage, "the prompt is empty and the model has no beginning-of-text token; give some text");
+      fail(ErrorKind::usage,
+           "the prompt is empty and the model has no beginning-of-text token; give some text");
   }
   Session session(ctx, model);
   RecentTokens recent(c.vocab_size, o.sampler.repetition_window);
@@ -111,7 +119,8 @@ Result run(const Ctx& ctx, const Options& o) {
     r.text += text;
     if (!o.json) put_text(text);
   };
-  // The prompt goes through the stream as well, so that a space between it and the first word is kept; it is shown by --echo.
+  // The prompt goes through the stream as well, so that a space between it and the first word is
+  // kept; it is shown by --echo.
   if (stream)
     for (const std::int32_t id : r.prompt) {
       const std::string text = id < tokenizer->vocab_size() ? stream->put(id) : std::string();
@@ -145,21 +154,20 @@ double rate(std::size_t tokens, double seconds) {
 }
 
 void print_json(const Ctx& ctx, const Options& o, const Result& r) {
-  nlohmann::ordered_json j = {
-      {"text", r.text},
-      {"prompt_ids", r.prompt},
-      {"ids", r.generated},
-      {"stopped_at_eos", r.stopped_at_eos},
-      {"seed", o.sampler.seed},
-      {"threads", ctx.threads},
-      {"prompt_tokens", r.prompt.size()},
-      {"generated_tokens", r.generated.size()},
-      {"load_s", r.load_s},
-      {"prefill_s", r.prefill_s},
-      {"decode_s", r.decode_s},
-      {"prompt_tokens_per_s", rate(r.prompt.size(), r.prefill_s)},
-      {"tokens_per_s", rate(r.generated.size(), r.decode_s)},
-      {"peak_rss_bytes", peak_rss_bytes()}};
+  nlohmann::ordered_json j = {{"text", r.text},
+                              {"prompt_ids", r.prompt},
+                              {"ids", r.generated},
+                              {"stopped_at_eos", r.stopped_at_eos},
+                              {"seed", o.sampler.seed},
+                              {"threads", ctx.threads},
+                              {"prompt_tokens", r.prompt.size()},
+                              {"generated_tokens", r.generated.size()},
+                              {"load_s", r.load_s},
+                              {"prefill_s", r.prefill_s},
+                              {"decode_s", r.decode_s},
+                              {"prompt_tokens_per_s", rate(r.prompt.size(), r.prefill_s)},
+                              {"tokens_per_s", rate(r.generated.size(), r.decode_s)},
+                              {"peak_rss_bytes", peak_rss_bytes()}};
   put_text(j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
@@ -168,25 +176,34 @@ void print_json(const Ctx& ctx, const Options& o, const Result& r) {
 int cmd_generate(Args args) {
   Options o;
   Ctx ctx;
-  CLI::App app("Continues a text", "generate");
+  CLI::App app("Continues a text", "mmfree generate");
   app.add_option("MODEL", o.model, "run directory or GGUF file")->required();
-  CLI::Option* prompt = app.add_option("--prompt", o.prompt, "text to continue; - reads it from standard input");
-  app.add_option("--prompt-ids", o.prompt_ids, "token ids instead of text: 1,2,3 (no tokenizer needed)")
+  CLI::Option* prompt =
+      app.add_option("--prompt", o.prompt, "text to continue; - reads it from standard input");
+  app.add_option("--prompt-ids", o.prompt_ids,
+                 "token ids instead of text: 1,2,3 (no tokenizer needed)")
       ->excludes(prompt);
   app.add_option("-n,--tokens", o.tokens, "most tokens to generate")
       ->check(CLI::Range(idx{0}, idx{1} << 40))
       ->capture_default_str();
-  app.add_option("--temp", o.sampler.temperature, "temperature; 0 always takes the most likely token")
+  app.add_option("--temp", o.sampler.temperature,
+                 "temperature; 0 always takes the most likely token")
       ->capture_default_str();
-  app.add_option("--top-k", o.sampler.top_k, "only the k most likely tokens; 0: all")->capture_default_str();
-  app.add_option("--top-p", o.sampler.top_p, "only the most likely tokens that together reach p")->capture_default_str();
-  app.add_option("--min-p", o.sampler.min_p, "only tokens with this share of the largest probability")
+  app.add_option("--top-k", o.sampler.top_k, "only the k most likely tokens; 0: all")
       ->capture_default_str();
-  app.add_option("--repetition-penalty", o.sampler.repetition_penalty, "above 1 makes repeated tokens less likely")
+  app.add_option("--top-p", o.sampler.top_p, "only the most likely tokens that together reach p")
       ->capture_default_str();
-  app.add_option("--repetition-window", o.sampler.repetition_window, "tokens looked back for that; 0: all")
+  app.add_option("--min-p", o.sampler.min_p,
+                 "only tokens with this share of the largest probability")
       ->capture_default_str();
-  app.add_option("--seed", o.sampler.seed, "the same seed gives the same text")->capture_default_str();
+  app.add_option("--repetition-penalty", o.sampler.repetition_penalty,
+                 "above 1 makes repeated tokens less likely")
+      ->capture_default_str();
+  app.add_option("--repetition-window", o.sampler.repetition_window,
+                 "tokens looked back for that; 0: all")
+      ->capture_default_str();
+  app.add_option("--seed", o.sampler.seed, "the same seed gives the same text")
+      ->capture_default_str();
   app.add_flag("--ignore-eos", o.ignore_eos, "go on after the end-of-text token");
   app.add_flag("--echo", o.echo, "print the prompt too");
   app.add_flag("--json", o.json, "one JSON object with text, ids and measurements");
@@ -198,10 +215,13 @@ int cmd_generate(Args args) {
   const Result r = run(ctx, o);
   if (o.json) print_json(ctx, o, r);
   if (!o.json && (o.verbose || isatty(STDERR_FILENO) != 0))
-    fmt::print(stderr, "\nloaded in {:.2f} s; prompt {} tokens at {:.1f} tokens/s; generated {} at {:.1f} tokens/s; "
+    fmt::print(stderr,
+               "\nloaded in {:.2f} s; prompt {} tokens at {:.1f} tokens/s; generated {} at {:.1f} "
+               "tokens/s; "
                "peak memory {:.1f} MB; seed {}\n",
                r.load_s, r.prompt.size(), rate(r.prompt.size(), r.prefill_s), r.generated.size(),
-               rate(r.generated.size(), r.decode_s), static_cast<double>(peak_rss_bytes()) / 1e6, o.sampler.seed);
+               rate(r.generated.size(), r.decode_s), static_cast<double>(peak_rss_bytes()) / 1e6,
+               o.sampler.seed);
   return 0;
 }
 

@@ -80,10 +80,10 @@ std::vector<TensorRow> file_tensors(const PackedModel& model) {
 
 struct Summary {
   idx parameters = 0, ternary_parameters = 0;
-  std::size_t file_bytes = 0;      // of the tensors in the file
-  std::size_t ternary_bytes = 0;   // of the ternary matrices as they are used
-  std::size_t weights = 0;         // of all weights as they are used
-  std::size_t state = 0;           // of one sequence
+  std::size_t file_bytes = 0;     // of the tensors in the file
+  std::size_t ternary_bytes = 0;  // of the ternary matrices as they are used
+  std::size_t weights = 0;        // of all weights as they are used
+  std::size_t state = 0;          // of one sequence
   std::size_t scratch = 0;
 };
 
@@ -93,7 +93,8 @@ Summary summarize(const PackedModel& model, const std::vector<TensorRow>& tensor
   for (const PackedMatrix& w : model.matrices) {
     if (w.rows == nullptr) continue;
     s.ternary_parameters += w.out * w.in;
-    s.ternary_bytes += static_cast<std::size_t>(w.out) * ternary_row_bytes(w.format, w.in) + sizeof(float);
+    s.ternary_bytes +=
+        static_cast<std::size_t>(w.out) * ternary_row_bytes(w.format, w.in) + sizeof(float);
   }
   for (const TensorRow& t : tensors) s.file_bytes += t.bytes;
   s.weights = weight_bytes(model);
@@ -102,7 +103,9 @@ Summary summarize(const PackedModel& model, const std::vector<TensorRow>& tensor
   return s;
 }
 
-double bits(std::size_t bytes, idx weights) { return 8.0 * static_cast<double>(bytes) / static_cast<double>(weights); }
+double bits(std::size_t bytes, idx weights) {
+  return 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
+}
 
 void print_json(const PackedModel& model, const std::vector<TensorRow>& tensors, const Summary& s,
                 const std::map<std::string, CodeCount>& codes) {
@@ -112,7 +115,8 @@ void print_json(const PackedModel& model, const std::vector<TensorRow>& tensors,
   ordered_json shares = ordered_json::object();
   CodeCount all;
   for (const auto& [kind, c] : codes) {
-    shares[kind] = {{"minus", c.share(c.minus)}, {"zero", c.share(c.zeros)}, {"plus", c.share(c.plus)}};
+    shares[kind] = {
+        {"minus", c.share(c.minus)}, {"zero", c.share(c.zeros)}, {"plus", c.share(c.plus)}};
     all.zeros += c.zeros;
     all.minus += c.minus;
     all.plus += c.plus;
@@ -131,9 +135,10 @@ void print_json(const PackedModel& model, const std::vector<TensorRow>& tensors,
                           {"bits_per_weight", bits(s.weights, s.parameters)},
                           {"share_of_zeros", all.share(all.zeros)},
                           {"codes", shares},
-                          {"memory", {{"weights_bytes", s.weights},
-                                      {"state_bytes_per_sequence", s.state},
-                                      {"scratch_bytes", s.scratch}}},
+                          {"memory",
+                           {{"weights_bytes", s.weights},
+                            {"state_bytes_per_sequence", s.state},
+                            {"scratch_bytes", s.scratch}}},
                           {"tensors", list}};
   fmt::print("{}\n", j.dump(2));
 }
@@ -143,22 +148,26 @@ void print_text(const PackedModel& model, const std::vector<TensorRow>& tensors,
   const MatmulFreeConfig& c = model.config;
   const auto mb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e6; };
   fmt::print("{}\n", model.path);
-  fmt::print("  architecture   {} ({} weights)\n", kGgufArchitecture, model.gguf ? "ternary" : "latent");
-  fmt::print("  size           {} layers, width {}, mixer {}, MLP {}, vocabulary {}, heads {}\n", c.num_hidden_layers,
-             c.hidden_size, c.mixer_width(), c.mlp_width(), c.vocab_size, c.num_heads);
-  fmt::print("  options        lower bound {}, tied embeddings {}, norm epsilon {}\n", c.use_lower_bound ? "yes" : "no",
-             c.tie_word_embeddings ? "yes" : "no", c.rms_norm_eps);
+  fmt::print("  architecture   {} ({} weights)\n", kGgufArchitecture,
+             model.gguf ? "ternary" : "latent");
+  fmt::print("  size           {} layers, width {}, mixer {}, MLP {}, vocabulary {}, heads {}\n",
+             c.num_hidden_layers, c.hidden_size, c.mixer_width(), c.mlp_width(), c.vocab_size,
+             c.num_heads);
+  fmt::print("  options        lower bound {}, tied embeddings {}, norm epsilon {}\n",
+             c.use_lower_bound ? "yes" : "no", c.tie_word_embeddings ? "yes" : "no",
+             c.rms_norm_eps);
   fmt::print("  tokenizer      {}\n", model.sentencepiece.empty() ? "none" : "SentencePiece");
   fmt::print("  parameters     {} ({} ternary)\n", s.parameters, s.ternary_parameters);
   fmt::print("  in the file    {:.1f} MB in {} tensors\n", mb(s.file_bytes), tensors.size());
-  fmt::print("  bits/weight    {:.4f} ternary, {:.4f} overall, as used\n", bits(s.ternary_bytes, s.ternary_parameters),
-             bits(s.weights, s.parameters));
-  fmt::print("  memory         {:.1f} MB weights, {:.3f} MB state per sequence, {:.1f} MB scratch\n\n", mb(s.weights),
-             mb(s.state), mb(s.scratch));
+  fmt::print("  bits/weight    {:.4f} ternary, {:.4f} overall, as used\n",
+             bits(s.ternary_bytes, s.ternary_parameters), bits(s.weights, s.parameters));
+  fmt::print(
+      "  memory         {:.1f} MB weights, {:.3f} MB state per sequence, {:.1f} MB scratch\n\n",
+      mb(s.weights), mb(s.state), mb(s.scratch));
   fmt::print("  {:<14} {:>14} {:>8} {:>8} {:>8}\n", "ternary", "weights", "-1", "0", "+1");
   for (const auto& [kind, n] : codes)
-    fmt::print("  {:<14} {:>14} {:>7.2f}% {:>7.2f}% {:>7.2f}%\n", kind, n.total(), 100 * n.share(n.minus),
-               100 * n.share(n.zeros), 100 * n.share(n.plus));
+    fmt::print("  {:<14} {:>14} {:>7.2f}% {:>7.2f}% {:>7.2f}%\n", kind, n.total(),
+               100 * n.share(n.minus), 100 * n.share(n.zeros), 100 * n.share(n.plus));
   if (!all_tensors) return;
   fmt::print("\n  {:<44} {:<8} {:<18} {:>14}\n", "tensor", "type", "shape", "bytes");
   for (const TensorRow& t : tensors)
@@ -172,7 +181,9 @@ int cmd_inspect(Args args) {
   bool json = false;
   bool summary = false;
   Ctx ctx;
-  CLI::App app("Shows what a model is: configuration, tensors, bits per weight, share of zeros, memory", "inspect");
+  CLI::App app(
+      "Shows what a model is: configuration, tensors, bits per weight, share of zeros, memory",
+      "mmfree inspect");
   app.add_option("MODEL", path, "run directory or GGUF file")->required();
   app.add_flag("--json", json, "one JSON object");
   app.add_flag("--summary", summary, "leave out the list of tensors");

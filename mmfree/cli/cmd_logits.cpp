@@ -7,6 +7,7 @@
 
 #include "mmfree/cli/ids_file.h"
 #include "mmfree/cli/options.h"
+#include "mmfree/cli/progress_line.h"
 #include "mmfree/core/error.h"
 #include "mmfree/io/safetensors.h"
 #include "mmfree/model/matmulfree_infer.h"
@@ -20,7 +21,8 @@ struct Wanted {
   bool states = false;
 };
 
-std::vector<TensorSpec> output_tensors(const MatmulFreeConfig& c, const IdsFile& in, const Wanted& wanted) {
+std::vector<TensorSpec> output_tensors(const MatmulFreeConfig& c, const IdsFile& in,
+                                       const Wanted& wanted) {
   std::vector<TensorSpec> specs = {{"logits", DType::f32, {in.batch, in.length, c.vocab_size}}};
   const auto hidden = [&](std::string name) {
     specs.push_back({std::move(name), DType::f32, {in.batch, in.length, c.hidden_size}});
@@ -50,8 +52,9 @@ void run_integer(const Ctx& ctx, const PackedModel& model, const IdsFile& in, co
   SafetensorsWriter out(out_path, output_tensors(c, in, wanted));
   InferScratch scratch(c, kPrefillRows, kPrefillRows);
   SessionState state(c);
-  Buffer<float> hidden(wanted.hidden ? (c.num_hidden_layers + 2) * rows * d : 0);        // (L+2, B*T, D)
-  Buffer<float> states(wanted.states ? c.num_hidden_layers * in.batch * state.width : 0);  // (L, B, M)
+  Buffer<float> hidden(wanted.hidden ? (c.num_hidden_layers + 2) * rows * d : 0);  // (L+2, B*T, D)
+  Buffer<float> states(wanted.states ? c.num_hidden_layers * in.batch * state.width
+                                     : 0);  // (L, B, M)
   for (idx b = 0; b < in.batch; ++b) {
     reset(state);
     HiddenCapture capture;
@@ -65,7 +68,9 @@ void run_integer(const Ctx& ctx, const PackedModel& model, const IdsFile& in, co
     call.tokens = {in.ids.data() + b * in.length, static_cast<std::size_t>(in.length)};
     call.mask = in.mask.empty() ? nullptr : in.mask.data() + b * in.length;
     call.logits = LogitRows::all;
-    call.sink = [&](idx, idx n, const float* logits) { write_floats(out, "logits", logits, n * c.vocab_size); };
+    call.sink = [&](idx, idx n, const float* logits) {
+      write_floats(out, "logits", logits, n * c.vocab_size);
+    };
     call.hidden = &capture;
     forward(ctx, model, call, state, scratch);
     if (wanted.states)
@@ -75,8 +80,10 @@ void run_integer(const Ctx& ctx, const PackedModel& model, const IdsFile& in, co
   if (wanted.hidden) {
     write_floats(out, "hidden.embedding", hidden.data(), rows * d);
     for (idx l = 0; l < c.num_hidden_layers; ++l)
-      write_floats(out, fmt::format("hidden.block{}", l), hidden.data() + (l + 1) * rows * d, rows * d);
-    write_floats(out, "hidden.final_norm", hidden.data() + (c.num_hidden_layers + 1) * rows * d, rows * d);
+      write_floats(out, fmt::format("hidden.block{}", l), hidden.data() + (l + 1) * rows * d,
+                   rows * d);
+    write_floats(out, "hidden.final_norm", hidden.data() + (c.num_hidden_layers + 1) * rows * d,
+                 rows * d);
   }
   if (wanted.states)
     for (idx l = 0; l < c.num_hidden_layers; ++l)
@@ -85,8 +92,8 @@ void run_integer(const Ctx& ctx, const PackedModel& model, const IdsFile& in, co
   out.commit();
 }
 
-void run_reference(const Ctx& ctx, const LatentModel& model, const IdsFile& in, const Wanted& wanted,
-                   Rounding rounding, const std::filesystem::path& out_path) {
+void run_reference(const Ctx& ctx, const LatentModel& model, const IdsFile& in,
+                   const Wanted& wanted, Rounding rounding, const std::filesystem::path& out_path) {
   ReferenceInput input{.batch = in.batch,
                        .length = in.length,
                        .ids = in.ids.data(),
@@ -99,15 +106,18 @@ void run_reference(const Ctx& ctx, const LatentModel& model, const IdsFile& in, 
   write("logits", r.logits);
   if (wanted.hidden) {
     write("hidden.embedding", r.embedding);
-    for (std::size_t l = 0; l < r.block.size(); ++l) write(fmt::format("hidden.block{}", l), r.block[l]);
+    for (std::size_t l = 0; l < r.block.size(); ++l)
+      write(fmt::format("hidden.block{}", l), r.block[l]);
     write("hidden.final_norm", r.final_norm);
   }
   if (wanted.states)
-    for (std::size_t l = 0; l < r.state.size(); ++l) write(fmt::format("state.layer{}", l), r.state[l]);
+    for (std::size_t l = 0; l < r.state.size(); ++l)
+      write(fmt::format("state.layer{}", l), r.state[l]);
   out.commit();
 }
 
-// float32 files are re-enacted in float32; others as the reference's inference script runs them, in half.
+// float32 files are re-enacted in float32; others as the reference's inference script runs them, in
+// half.
 Rounding reference_rounding(const std::string& dtype, const LatentModel& model) {
   if (dtype == "float32") return Rounding::none;
   if (dtype == "float16") return Rounding::f16;
@@ -121,20 +131,26 @@ int cmd_logits(Args args) {
   std::string model_path, ids_path, out_path, numerics = "integer", reference_dtype;
   Wanted wanted;
   Ctx ctx;
-  CLI::App app("Computes logits, and optionally hidden states and recurrent states, for given token ids", "logits");
+  CLI::App app(
+      "Computes logits, and optionally hidden states and recurrent states, for given token ids",
+      "mmfree logits");
   app.add_option("MODEL", model_path, "run directory or GGUF file")->required();
-  app.add_option("--ids", ids_path, "JSON: {\"input_ids\": [[...], ...]}, optionally \"attention_mask\"")
+  app.add_option("--ids", ids_path,
+                 "JSON: {\"input_ids\": [[...], ...]}, optionally \"attention_mask\"")
       ->required();
   app.add_option("--out", out_path, "safetensors file to write")->required();
-  app.add_flag("--hidden", wanted.hidden, "also write hidden.embedding, hidden.blockN, hidden.final_norm");
+  app.add_flag("--hidden", wanted.hidden,
+               "also write hidden.embedding, hidden.blockN, hidden.final_norm");
   app.add_flag("--states", wanted.states, "also write the final state.layerN");
   app.add_option("--numerics", numerics,
-                 "integer: int8 times ternary, exact; reference: the reference implementation's rounding points")
+                 "integer: int8 times ternary, exact; reference: the reference implementation's "
+                 "rounding points")
       ->check(CLI::IsMember({"integer", "reference"}))
       ->capture_default_str();
-  app.add_option("--reference-dtype", reference_dtype,
-                 "type that --numerics reference computes in: float32 | float16 | bfloat16 (default: "
-                 "float32 for F32 files, else float16)")
+  app.add_option(
+         "--reference-dtype", reference_dtype,
+         "type that --numerics reference computes in: float32 | float16 | bfloat16 (default: "
+         "float32 for F32 files, else float16)")
       ->check(CLI::IsMember({"float32", "float16", "bfloat16"}));
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
@@ -146,7 +162,7 @@ int cmd_logits(Args args) {
     const IdsFile in = read_ids_file(ids_path, model.config.vocab_size);
     run_reference(ctx, model, in, wanted, reference_rounding(reference_dtype, model), out_path);
   } else {
-    const PackedModel model = load_packed(ctx, model_path);
+    const PackedModel model = load_with_progress(ctx, model_path);
     const IdsFile in = read_ids_file(ids_path, model.config.vocab_size);
     run_integer(ctx, model, in, wanted, out_path);
   }

@@ -41,7 +41,8 @@ std::vector<std::int32_t> parse_ids(std::string_view text) {
   }
 }
 
-void train(const std::vector<std::string>& files, const std::string& out, TokenizerTraining options, bool as_json) {
+void train(const std::vector<std::string>& files, const std::string& out, TokenizerTraining options,
+           bool as_json) {
   std::vector<std::string> texts;
   for (const std::string& file : files) {
     texts.push_back(read_text_file(file));
@@ -66,12 +67,13 @@ void train(const std::vector<std::string>& files, const std::string& out, Tokeni
   const std::string model = train_tokenizer(source, options);
   write_file_atomically(out, model);
   if (as_json) {
-    fmt::print("{}\n", nlohmann::json{{"out", out},
-                                      {"vocab_size", options.vocab_size},
-                                      {"text_bytes", options.total_bytes}}
-                           .dump());
+    const nlohmann::json summary = {
+        {"out", out}, {"vocab_size", options.vocab_size}, {"text_bytes", options.total_bytes}};
+    // File names may be any bytes; JSON may not.
+    fmt::print("{}\n", summary.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
-    fmt::print("{}: {} pieces from {} bytes of text\n", out, options.vocab_size, options.total_bytes);
+    fmt::print("{}: {} pieces from {} bytes of text\n", out, options.vocab_size,
+               options.total_bytes);
   }
 }
 
@@ -87,9 +89,12 @@ int cmd_tokenizer(Args args) {
   TokenizerTraining training;
   CLI::App* train_app = app.add_subcommand("train", "make a tokenizer.model from text files");
   train_app->add_option("FILE", files, "UTF-8 text")->required();
-  train_app->add_option("--vocab-size", training.vocab_size, "pieces, with 3 special ones and 256 bytes")
+  train_app
+      ->add_option("--vocab-size", training.vocab_size, "pieces, with 3 special ones and 256 bytes")
       ->capture_default_str();
-  train_app->add_option("--character-coverage", training.character_coverage, "share of the characters with a piece")
+  train_app
+      ->add_option("--character-coverage", training.character_coverage,
+                   "share of the characters with a piece")
       ->capture_default_str();
   train_app->add_option("--out", out, "file to write")->required();
   train_app->add_flag("--json", as_json, "print the summary as JSON");
@@ -108,7 +113,8 @@ int cmd_tokenizer(Args args) {
   std::vector<std::string> ids_words;
   CLI::App* decode_app = app.add_subcommand("decode", "token ids to text");
   decode_app->add_option("MODEL", model, "tokenizer.model, or a folder that holds one")->required();
-  decode_app->add_option("IDS", ids_words, "ids, separated by spaces or commas; - or nothing: standard input");
+  decode_app->add_option("IDS", ids_words,
+                         "ids, separated by spaces or commas; - or nothing: standard input");
   if (!parse_options(app, args)) return 0;
 
   if (train_app->parsed()) {
@@ -118,7 +124,8 @@ int cmd_tokenizer(Args args) {
   const Tokenizer tokenizer = Tokenizer::load(model);
   if (decode_app->parsed()) {
     const bool from_stdin = ids_words.empty() || (ids_words.size() == 1 && ids_words[0] == "-");
-    const std::string words = from_stdin ? read_stdin() : fmt::format("{}", fmt::join(ids_words, " "));
+    const std::string words =
+        from_stdin ? read_stdin() : fmt::format("{}", fmt::join(ids_words, " "));
     fmt::print("{}\n", tokenizer.decode(parse_ids(words)));
     return 0;
   }
@@ -127,7 +134,8 @@ int cmd_tokenizer(Args args) {
     if (tokenizer.bos_id() < 0) fail(ErrorKind::usage, model + ": has no BOS piece");
     ids.insert(ids.begin(), tokenizer.bos_id());
   }
-  if (!ids_file.empty()) write_file_atomically(ids_file, nlohmann::json{{"input_ids", {ids}}}.dump() + "\n");
+  if (!ids_file.empty())
+    write_file_atomically(ids_file, nlohmann::json{{"input_ids", {ids}}}.dump() + "\n");
   if (as_json) {
     nlohmann::json pieces = nlohmann::json::array();
     for (const std::int32_t id : ids) pieces.push_back(tokenizer.piece(id));

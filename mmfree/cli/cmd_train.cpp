@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "mmfree/cli/network_sample.h"
 #include "mmfree/cli/options.h"
 #include "mmfree/cli/train_display.h"
 #include "mmfree/core/error.h"
@@ -21,12 +22,13 @@ namespace {
 // What was given on the command line; the rest comes from the run that is resumed, or from
 // defaults.
 struct Given {
-  std::optional<std::string> preset, size, config, data, schedule;
+  std::optional<std::string> preset, size, config, data, schedule, prompt;
   std::optional<idx> hidden, layers, intermediate;
   std::optional<idx> steps, batch_tokens, seq, micro_batch, warmup;
   std::optional<double> lr, lr_floor, weight_decay, clip, beta1, beta2, eps;
   std::optional<std::uint64_t> seed;
-  std::optional<idx> checkpoint_every, keep, eval_every, eval_tokens, health_every;
+  std::optional<idx> checkpoint_every, keep, eval_every, eval_tokens, health_every, sample_every,
+      sample_tokens;
   idx stop_after = 0;
   std::string out, device = "cpu";
   int threads = 1;
@@ -84,6 +86,10 @@ void add_options(CLI::App& app, Given& g) {
       ->group("Running");
   app.add_option("--health-every", g.health_every, "steps between health reports, 0 = never [50]")
       ->group("Running");
+  app.add_option("--sample-every", g.sample_every, "steps between samples, 0 = never [0]")
+      ->group("Running");
+  app.add_option("--sample-tokens", g.sample_tokens, "tokens of a sample [64]")->group("Running");
+  app.add_option("--prompt", g.prompt, "text that samples continue")->group("Running");
   app.add_option("--stop-after", g.stop_after,
                  "save and stop after so many steps of this call, 0 = do not")
       ->group("Running");
@@ -126,7 +132,7 @@ TrainOptions resolve_options(const Given& g, const TokenData& data, const std::s
   Schedule& s = o.schedule;
   take(g.preset, o.preset);
   o.config = resolve_config(g, data, run);
-  o.data = data_path;
+  o.data = std::filesystem::absolute(data_path);  // a resume may come from another folder
   o.data_hash = hash_data(data);
   o.out = g.out;
   if (!run) s.steps = 1000;
@@ -157,6 +163,9 @@ TrainOptions resolve_options(const Given& g, const TokenData& data, const std::s
   take(g.eval_every, o.eval_every);
   take(g.eval_tokens, o.eval_tokens);
   take(g.health_every, o.health_every);
+  take(g.sample_every, o.sample_every);
+  take(g.sample_tokens, o.sample_tokens);
+  take(g.prompt, o.sample_prompt);
   o.threads = g.threads;
   o.stop_after = g.stop_after;
   validate(o);
@@ -196,7 +205,7 @@ std::string summary_json(const TrainOptions& o, const TrainSummary& s) {
   j["tokens_per_s"] = s.tokens_per_s;
   j["elapsed_s"] = s.elapsed_s;
   j["peak_bytes"] = peak_rss_bytes();
-  return j.dump(2);
+  return j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 }  // namespace
@@ -218,7 +227,13 @@ int cmd_train(Args args) {
   TrainHooks hooks;
   hooks.on_message = [&](std::string_view text) { display.message(text); };
   hooks.on_step = [&](const MetricsRow& row) { display.step(row); };
-  hooks.on_sample = [&](idx step, std::string_view text) { display.sample(step, text); };
+  const Tokenizer tokenizer = Tokenizer::load(data.tokenizer_path());
+  hooks.make_sample = [&](const Network& net) {
+    return sample_network(Ctx{o.threads}, net, tokenizer, o.sample_prompt, o.sample_tokens, o.seed);
+  };
+  hooks.on_sample = [&](idx step, std::string_view text) {
+    display.sample(step, o.sample_prompt + std::string(text));
+  };
   hooks.stop_requested = [] { return stop_signal != 0; };
   catch_stop_signals();
   const TrainSummary s = train(o, data, g.resume, hooks);

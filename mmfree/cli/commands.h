@@ -13,6 +13,7 @@ int cmd_generate(Args args);
 int cmd_eval(Args args);
 int cmd_convert(Args args);
 int cmd_inspect(Args args);
+int cmd_plot(Args args);
 int cmd_train(Args args);
 int cmd_data(Args args);
 int cmd_tokenizer(Args args);

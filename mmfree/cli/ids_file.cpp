@@ -14,8 +14,8 @@ using nlohmann::json;
 
 // The rows under `key`, each value an integer in [0, limit).
 template <class T>
-std::vector<T> read_rows(const json& object, const char* key, idx limit, const std::string& name, idx& batch,
-                         idx& length) {
+std::vector<T> read_rows(const json& object, const char* key, idx limit, const std::string& name,
+                         idx& batch, idx& length) {
   const json& rows = object.at(key);
   const auto wrong = [&](const std::string& message) {
     fail(ErrorKind::format, fmt::format("{}: {}", name, message));
@@ -33,15 +33,17 @@ std::vector<T> read_rows(const json& object, const char* key, idx limit, const s
                         row.is_array() ? "an empty list" : row.type_name()));
     if (r == 0) length = static_cast<idx>(row.size());
     if (static_cast<idx>(row.size()) != length)
-      wrong(fmt::format("{} row {} has {} values, expected {} as row 0 has; pad shorter rows and give "
-                        "an attention_mask",
-                        key, r, row.size(), length));
+      wrong(fmt::format(
+          "{} row {} has {} values, expected {} as row 0 has; pad shorter rows and give "
+          "an attention_mask",
+          key, r, row.size(), length));
     for (std::size_t t = 0; t < row.size(); ++t) {
       const json& v = row[t];
-      const bool fits = v.is_number_integer() && (!v.is_number_unsigned() || v.get<std::uint64_t>() <= INT32_MAX);
+      const bool fits =
+          v.is_number_integer() && (!v.is_number_unsigned() || v.get<std::uint64_t>() <= INT32_MAX);
       if (!fits || v.get<std::int64_t>() < 0 || v.get<std::int64_t>() >= limit)
-        wrong(fmt::format("{} row {} position {} is {}, expected an integer in 0..{}", key, r, t, v.dump(),
-                          limit - 1));
+        wrong(fmt::format("{} row {} position {} is {}, expected an integer in 0..{}", key, r, t,
+                          v.dump(), limit - 1));
       values.push_back(static_cast<T>(v.get<std::int64_t>()));
     }
   }
@@ -66,8 +68,9 @@ IdsFile read_ids_file(const std::filesystem::path& path, idx vocab) {
     idx length = 0;
     file.mask = read_rows<std::uint8_t>(object, "attention_mask", 2, name, batch, length);
     if (batch != file.batch || length != file.length)
-      fail(ErrorKind::format, fmt::format("{}: attention_mask is {} x {}, expected {} x {} as input_ids",
-                                          name, batch, length, file.batch, file.length));
+      fail(ErrorKind::format,
+           fmt::format("{}: attention_mask is {} x {}, expected {} x {} as input_ids", name, batch,
+                       length, file.batch, file.length));
   }
   return file;
 }

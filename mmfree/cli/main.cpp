@@ -19,6 +19,7 @@ struct Command {
 
 constexpr Command kCommands[] = {
     {"train", "train a model on prepared text", cmd_train},
+    {"plot", "draw the curves of training runs", cmd_plot},
     {"grad", "loss and all parameter gradients for given token ids", cmd_grad},
     {"logits", "logits and hidden states for given token ids", cmd_logits},
     {"generate", "continue a text", cmd_generate},

@@ -15,8 +15,7 @@ bool parse_options(CLI::App& app, Args args) {
     fmt::print("{}", app.help());
     return false;
   } catch (const CLI::ParseError& e) {
-    fail(ErrorKind::usage, fmt::format("{}: {} (mmfree {} --help tells more)", app.get_name(), e.what(),
-                                       app.get_name()));
+    fail(ErrorKind::usage, fmt::format("{} ({} --help tells more)", e.what(), app.get_name()));
   }
   return true;
 }

@@ -6,8 +6,8 @@
 
 namespace mmfree {
 
-// Parses args (args[0] is the command's name). False: help was asked for and printed, return 0. Wrong options are usage
-// Errors.
+// Parses args (args[0] is the command's name). False: help was asked for and printed, return 0.
+// Wrong options are usage Errors.
 bool parse_options(CLI::App& app, Args args);
 
 // --threads N, checked; `threads` starts as the number of physical cores.

@@ -1,10 +1,11 @@
 #pragma once
-// Draws the progress of long work on standard error: one line with an estimate of the time left, redrawn in place on a
-// terminal and silent elsewhere.
+// Draws the progress of long work on standard error: one line with an estimate of the time left,
+// redrawn in place on a terminal and silent elsewhere.
 #include <chrono>
 #include <string>
 
 #include "mmfree/core/progress.h"
+#include "mmfree/model/packed.h"
 
 namespace mmfree {
 
@@ -24,5 +25,8 @@ class ProgressLine {
   bool drawn_ = false;
   Clock::time_point start_, last_;
 };
+
+// load_packed() with a line: ternarising a large run directory takes a while.
+PackedModel load_with_progress(const Ctx& ctx, const std::filesystem::path& path);
 
 }  // namespace mmfree

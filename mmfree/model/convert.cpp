@@ -19,16 +19,23 @@ namespace {
 // Numbers that general.file_type uses for a file's main type.
 std::uint32_t file_type(StoredWeights w) {
   switch (w) {
-    case StoredWeights::f32: return 0;
-    case StoredWeights::f16: return 1;
-    case StoredWeights::bf16: return 32;
-    case StoredWeights::tq1_0: return 36;
-    case StoredWeights::tq2_0: return 37;
+    case StoredWeights::f32:
+      return 0;
+    case StoredWeights::f16:
+      return 1;
+    case StoredWeights::bf16:
+      return 32;
+    case StoredWeights::tq1_0:
+      return 36;
+    case StoredWeights::tq2_0:
+      return 37;
   }
   return 0;
 }
 
-bool is_ternary(StoredWeights w) { return w == StoredWeights::tq1_0 || w == StoredWeights::tq2_0; }
+bool is_ternary(StoredWeights w) {
+  return w == StoredWeights::tq1_0 || w == StoredWeights::tq2_0;
+}
 
 DType latent_dtype(StoredWeights w) {
   return w == StoredWeights::f32 ? DType::f32 : w == StoredWeights::f16 ? DType::f16 : DType::bf16;
@@ -50,8 +57,9 @@ void append_tokenizer(const LatentModel& model, std::vector<GgufKv>& keys) {
   const Tokenizer t = Tokenizer::from_bytes(model.sentencepiece, model.path + ": tokenizer.model");
   if (t.vocab_size() > model.config.vocab_size)
     fail(ErrorKind::config,
-         fmt::format("{}: the tokenizer has {} tokens, the model {}; expected no more than the model", model.path,
-                     t.vocab_size(), model.config.vocab_size));
+         fmt::format(
+             "{}: the tokenizer has {} tokens, the model {}; expected no more than the model",
+             model.path, t.vocab_size(), model.config.vocab_size));
   std::vector<std::string> tokens;
   std::vector<float> scores;
   std::vector<std::int32_t> types;
@@ -73,8 +81,9 @@ void append_tokenizer(const LatentModel& model, std::vector<GgufKv>& keys) {
   keys.emplace_back("tokenizer.ggml.unknown_token_id", static_cast<std::uint32_t>(t.unk_id()));
   keys.emplace_back("tokenizer.ggml.add_bos_token", model.config.bos_token_id.has_value());
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(model.sentencepiece.data());
-  keys.emplace_back("mmfree.tokenizer.sentencepiece",
-                    GgufArray(std::vector<std::uint8_t>(bytes, bytes + model.sentencepiece.size())));
+  keys.emplace_back(
+      "mmfree.tokenizer.sentencepiece",
+      GgufArray(std::vector<std::uint8_t>(bytes, bytes + model.sentencepiece.size())));
 }
 
 std::vector<GgufKv> all_keys(const LatentModel& model, StoredWeights weights) {
@@ -84,7 +93,8 @@ std::vector<GgufKv> all_keys(const LatentModel& model, StoredWeights weights) {
   std::vector<GgufKv> keys = gguf_config_keys(config);
   // A trailing slash leaves an empty name behind.
   const std::filesystem::path path = std::filesystem::path(model.path).lexically_normal();
-  const std::filesystem::path name = path.has_filename() ? path.filename() : path.parent_path().filename();
+  const std::filesystem::path name =
+      path.has_filename() ? path.filename() : path.parent_path().filename();
   keys.emplace_back("general.name", name.stem().string());
   keys.emplace_back("general.file_type", file_type(weights));
   if (is_ternary(weights)) keys.emplace_back("general.quantization_version", std::uint32_t{2});
@@ -103,9 +113,11 @@ struct Meter {
 };
 
 // values (n) as f16 or bf16; Errors for what does not fit.
-void narrow(const Ctx& ctx, const LatentModel& model, const TensorView& t, DType dtype, bool allow_rounding,
-            const Buffer<float>& values, idx n, Buffer<std::uint16_t>& out) {
-  const auto wide = [&](std::uint16_t v) { return dtype == DType::f16 ? f16_to_float(v) : bf16_to_float(v); };
+void narrow(const Ctx& ctx, const LatentModel& model, const TensorView& t, DType dtype,
+            bool allow_rounding, const Buffer<float>& values, idx n, Buffer<std::uint16_t>& out) {
+  const auto wide = [&](std::uint16_t v) {
+    return dtype == DType::f16 ? f16_to_float(v) : bf16_to_float(v);
+  };
   parallel_for(ctx, n, 4096, [&](idx begin, idx end) {
     for (idx i = begin; i < end; ++i)
       out[i] = dtype == DType::f16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
@@ -113,19 +125,22 @@ void narrow(const Ctx& ctx, const LatentModel& model, const TensorView& t, DType
   for (idx i = 0; i < n; ++i) {
     const float back = wide(out[i]);
     if (!std::isfinite(back))
-      fail(ErrorKind::format, fmt::format("{}: tensor {} element {} is {}, which {} cannot hold", model.path, t.name,
-                                          i, values[i], dtype_name(dtype)));
+      fail(ErrorKind::format, fmt::format("{}: tensor {} element {} is {}, which {} cannot hold",
+                                          model.path, t.name, i, values[i], dtype_name(dtype)));
     if (back != values[i] && !allow_rounding)
-      fail(ErrorKind::format,
-           fmt::format("{}: tensor {} element {} is {}, in {} it would be {}; --allow-rounding accepts that", model.path,
-                       t.name, i, values[i], dtype_name(dtype), back));
+      fail(
+          ErrorKind::format,
+          fmt::format(
+              "{}: tensor {} element {} is {}, in {} it would be {}; --allow-rounding accepts that",
+              model.path, t.name, i, values[i], dtype_name(dtype), back));
   }
 }
 
 void write_ternary(const Ctx& ctx, const LatentModel& model, const std::filesystem::path& out,
                    StoredWeights weights, const Progress& progress) {
   const std::vector<ParamInfo> table = ternary_table(model.config);
-  const TernaryFormat wanted = weights == StoredWeights::tq1_0 ? TernaryFormat::tq1_0 : TernaryFormat::tq2_0;
+  const TernaryFormat wanted =
+      weights == StoredWeights::tq1_0 ? TernaryFormat::tq1_0 : TernaryFormat::tq2_0;
   std::vector<GgufTensorSpec> specs;
   Meter meter{progress};
   idx largest = 0;
@@ -135,7 +150,8 @@ void write_ternary(const Ctx& ctx, const LatentModel& model, const std::filesyst
     largest = std::max(largest, p.name == "model.embeddings.weight" ? 0 : p.size());
     if (p.ternary) {
       const TernaryFormat format = usable_format(wanted, p.shape[1]);
-      const std::size_t bytes = static_cast<std::size_t>(p.shape[0]) * ternary_row_bytes(format, p.shape[1]);
+      const std::size_t bytes =
+          static_cast<std::size_t>(p.shape[0]) * ternary_row_bytes(format, p.shape[1]);
       specs.push_back({scale_name(p), GgmlType::f32, {1}});
       specs.push_back({p.gguf_name, ggml_type(format), p.shape});
       largest_rows = std::max(largest_rows, bytes);
@@ -154,11 +170,13 @@ void write_ternary(const Ctx& ctx, const LatentModel& model, const std::filesyst
     if (p.ternary) {
       const TernaryFormat format = usable_format(wanted, p.shape[1]);
       read_finite(ctx, t, model.path, values.data());
-      const float scale = pack_matrix(ctx, values.data(), p.shape[0], p.shape[1], format, rows.data());
+      const float scale =
+          pack_matrix(ctx, values.data(), p.shape[0], p.shape[1], format, rows.data());
       if (format != TernaryFormat::i8 && !std::isfinite(f16_to_float(float_to_f16(scale))))
-        fail(ErrorKind::format, fmt::format("{}: tensor {} has scale {}, expected at most 65504, the largest that the "
-                                            "16-bit scales of {} hold",
-                                            model.path, t.name, scale, ternary_format_name(format)));
+        fail(ErrorKind::format,
+             fmt::format("{}: tensor {} has scale {}, expected at most 65504, the largest that the "
+                         "16-bit scales of {} hold",
+                         model.path, t.name, scale, ternary_format_name(format)));
       writer.write(scale_name(p), &scale, sizeof scale);
       writer.write(p.gguf_name, rows.data(),
                    static_cast<std::size_t>(p.shape[0]) * ternary_row_bytes(format, p.shape[1]));
@@ -229,7 +247,8 @@ void write_run_directory(const Ctx& ctx, const LatentModel& model, const std::fi
                          bool overwrite, const Progress& progress) {
   for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json"})
     if (std::filesystem::exists(out / name) && !overwrite)
-      fail(ErrorKind::usage, fmt::format("{}: this file exists; --force replaces it", (out / name).string()));
+      fail(ErrorKind::usage,
+           fmt::format("{}: this file exists; --force replaces it", (out / name).string()));
   make_directories(out);
   std::vector<TensorSpec> specs;
   Meter meter{progress};
@@ -245,7 +264,8 @@ void write_run_directory(const Ctx& ctx, const LatentModel& model, const std::fi
     release_pages(model, i);
     meter.add(t.bytes);
   }
-  if (!model.sentencepiece.empty()) write_file_atomically(out / "tokenizer.model", model.sentencepiece);
+  if (!model.sentencepiece.empty())
+    write_file_atomically(out / "tokenizer.model", model.sentencepiece);
   write_file_atomically(out / "config.json", config_to_json(model.config));
   writer.commit();
 }

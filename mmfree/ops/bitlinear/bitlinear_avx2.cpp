@@ -25,17 +25,8 @@ struct Simd {
     const __m256i pairs = _mm256_maddubs_epi16(w, x);
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  static void scale_and_store(const Int* sum, std::int32_t x_sum, float x_scale, float w_scale,
-                              const float* residual, float* y, idx count) {
-    float v[16];
-    for (int part = 0; part < 2; ++part) {
-      const __m256i exact = _mm256_sub_epi32(sum[part], _mm256_set1_epi32(x_sum));
-      const __m256 scaled =
-          _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(x_scale)),
-                        _mm256_set1_ps(w_scale));
-      _mm256_storeu_ps(v + 8 * part, scaled);
-    }
-    for (idx k = 0; k < count; ++k) y[k] = residual == nullptr ? v[k] : residual[k] + v[k];
+  static void store_sums(std::int32_t* p, Int v) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(p), v);
   }
 
   // 6 rows x 16 columns: 12 sums, 2 columns of B, one broadcast.

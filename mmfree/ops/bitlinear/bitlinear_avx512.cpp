@@ -20,15 +20,7 @@ struct Simd {
     return _mm512_set1_epi32(v);
   }
   static Int dot(Int sum, Int w, Int x) { return _mm512_dpbusd_epi32(sum, w, x); }
-  static void scale_and_store(const Int* sum, std::int32_t x_sum, float x_scale, float w_scale,
-                              const float* residual, float* y, idx count) {
-    const __mmask16 mask = static_cast<__mmask16>((1U << count) - 1U);
-    const __m512i exact = _mm512_sub_epi32(*sum, _mm512_set1_epi32(x_sum));
-    __m512 v = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_set1_ps(x_scale)),
-                             _mm512_set1_ps(w_scale));
-    if (residual != nullptr) v = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, residual), v);
-    _mm512_mask_storeu_ps(y, mask, v);
-  }
+  static void store_sums(std::int32_t* p, Int v) { _mm512_store_si512(p, v); }
 
   // 12 rows x 32 columns: 24 sums, 2 columns of B, broadcasts of A straight from memory.
   static constexpr int kGemmRows = 12;

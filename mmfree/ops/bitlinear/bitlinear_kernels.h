@@ -6,38 +6,64 @@
 namespace mmfree {
 namespace {
 
+// Every loop over sums is unrolled by request: GCC 12 keeps an array in registers only if no loop over it is left when it
+// decides, and a spilled sum halves the speed.
+
 // ---- int8 x ternary ----------------------------------------------------------------------------------------------
 
-// kRows x kTiles accumulators stay in registers: one broadcast of 4 codes meets kTiles x 16 outputs.
+// kRows x kTiles x 16 sums in registers: one broadcast of 4 codes meets kTiles x 16 outputs. The sums leave through memory,
+// so that nothing but this loop competes for registers.
 template <int kRows, int kTiles>
-inline void bitlinear_block(const BitlinearArgs& a, idx row, idx tile) {
+inline void bitlinear_sums(const std::uint8_t* tiles, idx tile_size, const std::int8_t* q,
+                           idx q_stride, idx groups, std::int32_t* sums) {
   constexpr int kParts = Simd::kIntParts;  // registers that hold one tile's 16 sums
-  typename Simd::Int acc[kRows][kTiles * kParts];
-  for (int r = 0; r < kRows; ++r)
-    for (int t = 0; t < kTiles * kParts; ++t) acc[r][t] = Simd::int_zero();
-  const idx tile_size = a.groups * kTileOutputs * kTileInputs;
-  const std::uint8_t* tiles = a.tiles + (tile - a.first_tile) * tile_size;
-  const std::int8_t* q = a.q + row * a.q_stride;
-  for (idx g = 0; g < a.groups; ++g) {
-    typename Simd::Int w[kTiles * kParts];
+  constexpr int kWidth = kTiles * kParts;
+  typename Simd::Int acc[kRows][kWidth];
 #pragma GCC unroll 8
-    for (int t = 0; t < kTiles * kParts; ++t)
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int t = 0; t < kWidth; ++t) acc[r][t] = Simd::int_zero();
+  for (idx g = 0; g < groups; ++g) {
+    typename Simd::Int w[kWidth];
+#pragma GCC unroll 8
+    for (int t = 0; t < kWidth; ++t)
       w[t] = Simd::load_bytes(tiles + (t / kParts) * tile_size + g * kTileOutputs * kTileInputs +
                               (t % kParts) * (kTileOutputs * kTileInputs / kParts));
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const typename Simd::Int x = Simd::broadcast4(q + r * a.q_stride + g * kTileInputs);
+      const typename Simd::Int x = Simd::broadcast4(q + r * q_stride + g * kTileInputs);
 #pragma GCC unroll 8
-      for (int t = 0; t < kTiles * kParts; ++t) acc[r][t] = Simd::dot(acc[r][t], w[t], x);
+      for (int t = 0; t < kWidth; ++t) acc[r][t] = Simd::dot(acc[r][t], w[t], x);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTiles; ++t) {
-      const idx o = (tile + t) * kTileOutputs;
-      const idx count = a.out - o < kTileOutputs ? a.out - o : kTileOutputs;
-      const idx at = (row + r) * a.out + o;
-      Simd::scale_and_store(&acc[r][t * kParts], a.x_sum[row + r], a.x_scale[row + r], a.w_scale,
-                            a.residual == nullptr ? nullptr : a.residual + at, a.y + at, count);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int t = 0; t < kWidth; ++t)
+      Simd::store_sums(sums + (r * kWidth + t) * (kTileOutputs / kParts), acc[r][t]);
+}
+
+template <int kRows, int kTiles>
+inline void bitlinear_block(const BitlinearArgs& a, idx row, idx tile) {
+  alignas(64) std::int32_t sums[kRows * kTiles * kTileOutputs];
+  const idx tile_size = a.groups * kTileOutputs * kTileInputs;
+  bitlinear_sums<kRows, kTiles>(a.tiles + (tile - a.first_tile) * tile_size, tile_size,
+                                a.q + row * a.q_stride, a.q_stride, a.groups, sums);
+  const idx o = tile * kTileOutputs;
+  const idx count = a.out - o < kTiles * kTileOutputs ? a.out - o : kTiles * kTileOutputs;
+  for (idx r = 0; r < kRows; ++r) {
+    const std::int32_t* sum = sums + r * kTiles * kTileOutputs;
+    const std::int32_t x_sum = a.x_sum[row + r];
+    const float x_scale = a.x_scale[row + r];
+    const float w_scale = a.w_scale;
+    float* y = a.y + (row + r) * a.out + o;
+    if (a.residual == nullptr) {
+      for (idx k = 0; k < count; ++k)
+        y[k] = static_cast<float>(sum[k] - x_sum) * x_scale * w_scale;
+    } else {
+      const float* residual = a.residual + (row + r) * a.out + o;
+      for (idx k = 0; k < count; ++k)
+        y[k] = residual[k] + static_cast<float>(sum[k] - x_sum) * x_scale * w_scale;
     }
   }
 }
@@ -122,7 +148,9 @@ inline void gemm_tile(const float* a, const float* b, idx s_count, float* c, idx
   constexpr int kRows = Simd::kGemmRows;
   constexpr int kParts = Simd::kGemmColumns / Simd::kFloats;
   typename Simd::Float acc[kRows][kParts];
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int j = 0; j < kParts; ++j) acc[r][j] = Simd::zero();
   for (idx s = 0; s < s_count; ++s) {
     typename Simd::Float bv[kParts];
@@ -137,7 +165,9 @@ inline void gemm_tile(const float* a, const float* b, idx s_count, float* c, idx
     }
   }
   if (rows == kRows && columns == Simd::kGemmColumns) {
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
       for (int j = 0; j < kParts; ++j) {
         float* to = c + r * c_stride + j * Simd::kFloats;
         Simd::store(to, add ? Simd::add(Simd::load(to), acc[r][j]) : acc[r][j]);
@@ -146,7 +176,9 @@ inline void gemm_tile(const float* a, const float* b, idx s_count, float* c, idx
     return;
   }
   float edge[kRows * Simd::kGemmColumns];
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int j = 0; j < kParts; ++j)
       Simd::store(edge + r * Simd::kGemmColumns + j * Simd::kFloats, acc[r][j]);
   for (idx r = 0; r < rows; ++r) {

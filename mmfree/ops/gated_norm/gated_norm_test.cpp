@@ -85,7 +85,9 @@ TEST(GatedNorm, EqualsTheDoubleReferenceForAnyNumberOfThreads) {
       EXPECT_LT(test::relative_l2(one.dh, dh), tolerance) << rows << " x " << width;
       // One channel alone: dg is the difference of two nearly equal numbers, so compare with their
       // size.
-      if (width > 1) EXPECT_LT(test::relative_l2(one.dg, dg), tolerance) << rows << " x " << width;
+      if (width > 1) {
+        EXPECT_LT(test::relative_l2(one.dg, dg), tolerance) << rows << " x " << width;
+      }
       EXPECT_LT(test::relative_l2(one.dgain, dgain), test::float_tolerance(rows * 16 + width))
           << rows << " x " << width;
       for (const int threads : {2, 3, 7}) {

@@ -103,7 +103,7 @@ struct Case {
   Case(idx b, idx t, idx m, std::uint64_t stream) : batch(b), length(t), width(m) {
     test::Random random(stream);
     i = random.normals(b * t * m, 2);
-    f = random.normals(b * t * m, 2, 1);
+    f = random.normals(b * t * m, 1.5, 0.5);
     dh = random.normals(b * t * m);
     state = random.normals(b * m);
     bound = random_bounds(random, m);
@@ -141,9 +141,8 @@ TEST(Mlgru, EqualsTheDoubleReferenceForAnyNumberOfThreads) {
         mlgru_backward(Ctx{threads},
                        {batch, length, width, c.i.data(), c.f.data(), bound, mask, hz.data(),
                         c.dh.data(), di.data(), df.data(), gates ? db.data() : nullptr});
-        // Forget gates below 1 damp what earlier steps did wrong; f near 1 lets a few dozen errors
-        // add up.
-        const double tolerance = 4 * test::float_tolerance(1);
+        // 1 - f magnifies the rounding of an f near 1, and such an f damps earlier errors little.
+        const double tolerance = 8 * test::float_tolerance(1);
         EXPECT_LT(test::relative_l2(h, h64), tolerance);
         EXPECT_LT(test::relative_l2(state, state64), tolerance);
         EXPECT_LT(test::relative_l2(hz, hz64), tolerance);
@@ -250,7 +249,9 @@ TEST(MlgruReference, GradientFollowsFiniteDifferences) {
                                       di.data(), df.data(), gates ? db.data() : nullptr);
     EXPECT_LT(test::relative_l2(di, test::central_differences(i, value)), 1e-9);
     EXPECT_LT(test::relative_l2(df, test::central_differences(f, value)), 1e-9);
-    if (gates) EXPECT_LT(test::relative_l2(db, test::central_differences(bound, value)), 1e-9);
+    if (gates) {
+      EXPECT_LT(test::relative_l2(db, test::central_differences(bound, value)), 1e-9);
+    }
   }
 }
 

@@ -7,55 +7,81 @@
 namespace mmfree {
 namespace {
 
+// round(v), halves away from zero, for |v| <= 127 and a rounding error: the scale makes sure of that, so there is nothing to
+// clamp (a clamp would only be jumped around and keep the loop from vectorising). A row that is not finite gets codes without
+// meaning and a scale that is not finite either, which makes its outputs NaN.
 inline std::int32_t quantise(float v) {
-  // Clamping first gives the same code as clamping last, and keeps the conversion defined for any input.
-  v = v <= 127.0F ? v : 127.0F;
-  v = v >= -128.0F ? v : -128.0F;
-  const auto n = static_cast<std::int32_t>(v);
-  const float rest = v - static_cast<float>(n);
-  return n + (rest >= 0.5F ? 1 : 0) - (rest <= -0.5F ? 1 : 0);
+  const auto whole = static_cast<std::int32_t>(v);
+  // Twice the remainder, exact, towards zero: 1 from a half up, -1 from minus a half down.
+  const auto rest = static_cast<std::int32_t>(2.0F * (v - static_cast<float>(whole)));
+  return static_cast<std::int32_t>(static_cast<std::uint32_t>(whole) +
+                                   static_cast<std::uint32_t>(rest));
 }
 
-template <class U>
-inline void quantise_projections(const RmsnormQuant& a, idx r, const U& u) {
-  const float sum = canonical_sum(a.width, [&](idx k) { return u(k) * u(k); });
-  const float rstd = reciprocal_rms(sum, a.width, kInnerEps);
-  if (a.inner_rstd != nullptr) a.inner_rstd[r] = rstd;
-  const idx stride = code_stride(a.width);
+// One row of one projection: y = x * rstd0 * outer * rstd1 * gain (no outer norm: x * rstd1 * gain).
+struct RowNorm {
+  const float* x;
+  const float* outer;
+  float rstd0;
+  const float* gain;
+  float rstd1;
+};
+
+template <bool kOuter>
+inline float normed(const RowNorm& a, idx k) {
+  const float u = kOuter ? a.x[k] * a.rstd0 * a.outer[k] : a.x[k];
+  return u * a.rstd1 * a.gain[k];
+}
+
+// q[k] = round(y * scale); returns the sum of the codes. The restrict matters: stores through int8* may alias anything.
+template <bool kOuter>
+inline std::int32_t quantise_row(const RowNorm row, idx n, float scale, std::int8_t* __restrict q) {
+  std::int32_t total = 0;
+  for (idx k = 0; k < n; ++k) {
+    const std::int32_t code = quantise(normed<kOuter>(row, k) * scale);
+    q[k] = static_cast<std::int8_t>(code);
+    total += code;
+  }
+  return total;
+}
+
+template <bool kOuter>
+inline void forward_row(const RmsnormQuant& a, idx r) {
+  const idx n = a.width;
+  const idx stride = code_stride(n);
+  const float* x = a.x + r * n;
+  const float* outer = a.outer;
+  float rstd0 = 1.0F;
+  if (kOuter) {
+    rstd0 = reciprocal_rms(canonical_sum(n, [=](idx k) { return x[k] * x[k]; }), n, a.outer_eps);
+    if (a.outer_rstd != nullptr) a.outer_rstd[r] = rstd0;
+  }
+  const float squares = canonical_sum(n, [=](idx k) {
+    const float u = kOuter ? x[k] * rstd0 * outer[k] : x[k];
+    return u * u;
+  });
+  const float rstd1 = reciprocal_rms(squares, n, kInnerEps);
+  if (a.inner_rstd != nullptr) a.inner_rstd[r] = rstd1;
+  const float poison = squares - squares;  // 0; NaN if the row is not finite, which the maximum below would hide
   for (int p = 0; p < a.projections; ++p) {
-    const float* gain = a.gain[p];
-    const auto y = [&](idx k) { return u(k) * rstd * gain[k]; };
-    float largest = canonical_max(a.width, 0.0F, [&](idx k) {
-      const float v = y(k);
-      return v < 0 ? -v : v;
-    });
+    const RowNorm row{x, outer, rstd0, a.gain[p], rstd1};
+    float largest =
+        canonical_max(n, 0.0F, [=](idx k) { return __builtin_fabsf(normed<kOuter>(row, k)); });
     largest = largest > 1e-5F ? largest : 1e-5F;
-    const float scale = 127.0F / largest;
     std::int8_t* q = a.codes[p].q + r * stride;
-    std::int32_t total = 0;
-    for (idx k = 0; k < a.width; ++k) {
-      const std::int32_t code = quantise(y(k) * scale);
-      q[k] = static_cast<std::int8_t>(code);
-      total += code;
-    }
-    for (idx k = a.width; k < stride; ++k) q[k] = 0;
-    a.codes[p].scale[r] = largest / 127.0F;
-    a.codes[p].sum[r] = total;
+    a.codes[p].sum[r] = quantise_row<kOuter>(row, n, 127.0F / largest, q);
+    a.codes[p].scale[r] = largest / 127.0F + poison;
+    for (idx k = n; k < stride; ++k) q[k] = 0;
   }
 }
 
 inline void forward_rows(const RmsnormQuant& a, idx begin, idx end) {
   for (idx r = begin; r < end; ++r) {
-    const float* x = a.x + r * a.width;
-    if (a.outer == nullptr) {
-      quantise_projections(a, r, [x](idx k) { return x[k]; });
-      continue;
+    if (a.outer != nullptr) {
+      forward_row<true>(a, r);
+    } else {
+      forward_row<false>(a, r);
     }
-    const float sum = canonical_sum(a.width, [&](idx k) { return x[k] * x[k]; });
-    const float rstd = reciprocal_rms(sum, a.width, a.outer_eps);
-    if (a.outer_rstd != nullptr) a.outer_rstd[r] = rstd;
-    const float* outer = a.outer;
-    quantise_projections(a, r, [=](idx k) { return x[k] * rstd * outer[k]; });
   }
 }
 

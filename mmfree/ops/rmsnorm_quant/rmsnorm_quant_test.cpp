@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -215,9 +216,10 @@ TEST(RmsnormQuant, EqualsTheUnfusedDoubleReferenceForAnyNumberOfThreads) {
           for (double& g : v) g -= 0.25;
           return v;
         };
-        if (with_outer)
+        if (with_outer) {
           EXPECT_LT(test::relative_l2(gain_gradient(projections), expected.douter), 1e-5)
               << "width " << width;
+        }
         for (int p = 0; p < projections; ++p) {
           EXPECT_LT(test::relative_l2(gain_gradient(p), expected.dgain[p]), 2e-6)
               << "width " << width;
@@ -279,6 +281,34 @@ TEST(RmsnormQuant, ZeroAndTinyRowsUseTheFloorOfTheScale) {
   EXPECT_EQ(q, std::vector<std::int8_t>(128, 0));
   EXPECT_EQ(scale, std::vector<float>(2, 1e-5F / 127));
   EXPECT_EQ(sum, std::vector<std::int32_t>(2, 0));
+}
+
+TEST(RmsnormQuant, ARowThatIsNotFiniteGetsAScaleThatIsNotFinite) {
+  const std::vector<float> gain(20, 1.0F);
+  for (const auto& variant : rmsnorm_quant_rows_variants)
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+          -std::numeric_limits<float>::infinity()})
+      for (const std::size_t at : {0, 7, 19})
+        for (const float* outer : {static_cast<const float*>(nullptr), gain.data()}) {
+          if (!cpu_has(variant.isa)) continue;
+          std::vector<float> x(40, 1.5F), scale(2);
+          x[at] = bad;
+          std::vector<std::int8_t> q(128);
+          std::vector<std::int32_t> sum(2);
+          RmsnormQuant a{};
+          a.rows = 2;
+          a.width = 20;
+          a.x = x.data();
+          a.outer = outer;
+          a.projections = 1;
+          a.gain[0] = gain.data();
+          a.codes[0] = {q.data(), scale.data(), sum.data()};
+          variant.fn(a, 0, 2);
+          EXPECT_FALSE(std::isfinite(scale[0]))
+              << isa_name(variant.isa) << ", " << bad << " at " << at;
+          EXPECT_TRUE(std::isfinite(scale[1])) << "the row after it is fine";
+        }
 }
 
 TEST(RmsnormQuant, NothingHappensWithoutRows) {

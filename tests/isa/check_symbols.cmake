@@ -1,0 +1,26 @@
+# Fails if an object file of one instruction set (*_avx2.cpp, *_avx512.cpp) defines a weak symbol: the linker may keep that
+# copy for every caller, and a machine without the instructions would then crash in an innocent place.
+file(STRINGS ${LIST} objects)
+list(FILTER objects INCLUDE REGEX "_(avx2|avx512)\\.cpp\\.")
+list(LENGTH objects count)
+if(count EQUAL 0)
+  if(CMAKE_HOST_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    message(FATAL_ERROR "found no object files of one instruction set in ${LIST}")
+  endif()
+  message(STATUS "this machine has no variants to check")
+  return()
+endif()
+foreach(object IN LISTS objects)
+  execute_process(COMMAND ${NM} --defined-only --demangle ${object}
+    OUTPUT_VARIABLE symbols RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "${NM} failed on ${object}")
+  endif()
+  # V, v, W, w: weak; u: unique in the whole process.
+  string(REGEX MATCHALL "[0-9a-f]+ [VvWwu] [^\n]*" weak "${symbols}")
+  if(weak)
+    string(REPLACE ";" "\n  " weak "${weak}")
+    message(SEND_ERROR "${object} defines weak symbols:\n  ${weak}")
+  endif()
+endforeach()
+message(STATUS "${count} object files without weak symbols")
