@@ -56,7 +56,7 @@ void add_options(CLI::App& app, Given& g) {
       ->group("Recipe");
   app.add_option("--seq", g.seq, "tokens a sequence [512]")->group("Recipe");
   app.add_option("--micro-batch", g.micro_batch,
-                 "sequences a forward and backward [as many as 512 MiB of activations hold]")
+                 "sequences a forward and backward [as many as 256 MiB of activations hold]")
       ->group("Recipe");
   app.add_option("--schedule", g.schedule,
                  "paper (cosine to 0, halved and without weight decay from the midpoint on) or "
@@ -235,6 +235,12 @@ int cmd_train(Args args) {
     display.sample(step, o.sample_prompt + std::string(text));
   };
   hooks.stop_requested = [] { return stop_signal != 0; };
+  const double tokens = static_cast<double>(o.schedule.steps) * static_cast<double>(o.batch_tokens);
+  display.message(fmt::format(
+      "{:.2f} M parameters; {} steps of {} tokens = {:.2f} passes over {:.2f} M tokens; {} threads",
+      1e-6 * static_cast<double>(parameter_count(matmulfree_params(o.config))), o.schedule.steps,
+      o.batch_tokens, tokens / static_cast<double>(data.train().size()),
+      1e-6 * static_cast<double>(data.train().size()), o.threads));
   catch_stop_signals();
   const TrainSummary s = train(o, data, g.resume, hooks);
   display.finish();

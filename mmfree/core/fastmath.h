@@ -6,10 +6,20 @@
 namespace mmfree {
 namespace {
 
-// e^x within 2 ulp for x in [-87, 88]; clamped outside (1.6e-38 and 1.7e38). NaN stays NaN.
+// x limited to [-87, 88], as integers: floats of one sign are ordered like their bits. Written with float comparisons the
+// compiler splits the loop by cases and evaluates the constant ones for all lanes, and multiplying by the tiny constant
+// sigmoid(-88) costs a microcode assist in each: 10 times the time. NaN becomes one of the limits.
+inline float clamp_exponent(float x) {
+  constexpr std::int32_t kHigh = 0x42b00000;    // 88.0F
+  constexpr std::uint32_t kLow = 0xc2ae0000U;   // -87.0F; larger unsigned = more negative
+  const auto bits = __builtin_bit_cast(std::int32_t, x);
+  const auto high = static_cast<std::uint32_t>(bits < kHigh ? bits : kHigh);
+  return __builtin_bit_cast(float, high < kLow ? high : kLow);
+}
+
+// e^x within 2 ulp for x in [-87, 88]; clamped outside (1.6e-38 and 1.7e38).
 inline float exp_f32(float x) {
-  x = x < -87.0F ? -87.0F : x;
-  x = x > 88.0F ? 88.0F : x;
+  x = clamp_exponent(x);
   // n = round(x / ln 2): adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
   const float shifted = x * 1.44269504088896341F + 12582912.0F;
   const std::int32_t n = __builtin_bit_cast(std::int32_t, shifted) - 0x4b400000;
@@ -52,25 +62,17 @@ inline float canonical_sum(idx n, const F& term) {
   return sum_lanes(acc);
 }
 
-// Largest term(k), at least `start`. Any order gives the same value.
+// Largest term(k), n >= 1. Compared as integers (bits reordered so that signed order is float order): that vectorises, and any
+// order gives the same value. A positive NaN wins.
 template <class F>
-inline float canonical_max(idx n, float start, const F& term) {
-  float acc[kLanes];
-  for (int l = 0; l < kLanes; ++l) acc[l] = start;
-  const idx whole = n / kLanes * kLanes;
-  for (idx k = 0; k < whole; k += kLanes) {
-    for (int l = 0; l < kLanes; ++l) {
-      const float v = term(k + l);
-      acc[l] = v > acc[l] ? v : acc[l];
-    }
+inline float canonical_max(idx n, const F& term) {
+  std::int32_t largest = INT32_MIN;
+  for (idx k = 0; k < n; ++k) {
+    const auto bits = __builtin_bit_cast(std::int32_t, term(k));
+    const std::int32_t ordered = bits ^ ((bits >> 31) & 0x7fffffff);
+    largest = ordered > largest ? ordered : largest;
   }
-  for (idx k = whole; k < n; ++k) {
-    const float v = term(k);
-    acc[0] = v > acc[0] ? v : acc[0];
-  }
-  float m = acc[0];
-  for (int l = 1; l < kLanes; ++l) m = acc[l] > m ? acc[l] : m;
-  return m;
+  return __builtin_bit_cast(float, largest ^ ((largest >> 31) & 0x7fffffff));
 }
 
 inline float reciprocal_rms(float sum_of_squares, idx n, float eps) {

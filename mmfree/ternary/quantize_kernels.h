@@ -18,10 +18,8 @@ inline double sum_magnitudes(const float* w, idx n) {
 
 inline void round_to_codes(const float* w, idx n, float inverse, std::int8_t* codes) {
   for (idx k = 0; k < n; ++k) {
-    float v = w[k] * inverse;
-    v = v <= 1.0F ? v : 1.0F;  // also catches NaN
-    v = v >= -1.0F ? v : -1.0F;
-    // In [-1, 1] rounding half to even leaves zero up to and including a half.
+    const float v = w[k] * inverse;
+    // Rounding half to even leaves zero up to and including a half; all beyond is clamped to one.
     codes[k] = static_cast<std::int8_t>((v > 0.5F ? 1 : 0) - (v < -0.5F ? 1 : 0));
   }
 }

@@ -239,6 +239,36 @@ TEST(PrepareData, AFileWithoutSeparatorLosesItsTailToValidation) {
   EXPECT_EQ(paragraphs.train.documents + paragraphs.val.documents, 60);
 }
 
+TEST(PrepareData, VocabulariesBeyond65536HaveIdsOf32Bits) {
+  Prepared p("river @0@ stone @65999@ boat<|endoftext|>green @65235@@65236@ fish",
+             [](PrepareOptions& o) {
+               o.val_fraction = 0;
+               o.vocab_size = 290;
+             });
+  p.run();
+  // The format joins messages that follow each other: pieces @0@, @1@, ... of the user-defined
+  // type 4.
+  std::string model = read_text_file(p.options.out / "tokenizer.model");
+  for (int i = 0; i < 66000; ++i) {
+    const std::string text = "@" + std::to_string(i) + "@";
+    const std::string piece =
+        std::string("\x0A") + static_cast<char>(text.size()) + text + "\x18\x04";
+    model += std::string("\x0A") + static_cast<char>(piece.size()) + piece;
+  }
+  write_file_atomically(p.path() / "wide.model", model);
+  p.options.tokenizer = p.path() / "wide.model";
+  p.options.vocab_size = 0;
+  EXPECT_EQ(p.run().vocab_size, 66290);
+  const TokenData data(p.options.out);
+  EXPECT_EQ(json::parse(data.meta_json())["dtype"], "uint32");
+  const Tokenizer t = Tokenizer::load(p.options.tokenizer);
+  const Ids ids = all_ids(data.train());
+  for (const std::int32_t id : {290, 66289, 65525, 65526})
+    EXPECT_EQ(std::count(ids.begin(), ids.end(), id), 1) << id;
+  EXPECT_EQ(documents(data.train(), t), (std::vector<std::string>{"river @0@ stone @65999@ boat",
+                                                                  "green @65235@@65236@ fish"}));
+}
+
 TEST(PrepareData, ALongDocumentIsEncodedInPartsAsOne) {
   std::string text;
   for (std::uint64_t i = 0; text.size() < 300000; ++i)

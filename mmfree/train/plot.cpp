@@ -1,5 +1,6 @@
 #include "mmfree/train/plot.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -23,8 +24,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr double kKeep = 0.95;    // of the smoothed loss, each step
-constexpr idx kMaxPoints = 3000;  // of a curve; more are not seen and make large files
+constexpr double kSmoothedShare = 0.02;  // of a run: the span of the smoothed loss
+constexpr double kMaxSpan = 50;          // steps
+constexpr idx kMaxPoints = 3000;         // of a curve; more are not seen and make large files
 constexpr const char* kColors[] = {"#1f6fb4", "#d95f02", "#2a9d62",
                                    "#b0347a", "#7a5cc2", "#a6761d"};
 
@@ -72,11 +74,13 @@ std::string quoted(const std::string& text) {
 std::string step_block(const Curves& c, std::size_t k) {
   std::string s = fmt::format("$step{} << EOD\n", k);
   const idx stride = static_cast<idx>(c.rows.size()) / kMaxPoints + 1;
+  const double n = static_cast<double>(c.rows.size());
+  const double keep = 1 - 1 / std::clamp(kSmoothedShare * n, 1.0, kMaxSpan);
   double smooth = 0, weight = 0;
   for (std::size_t i = 0; i < c.rows.size(); ++i) {
     const MetricsRow& r = c.rows[i];
-    weight = kKeep * weight + (1 - kKeep);
-    smooth += (1 - kKeep) / weight * (r.loss - smooth);
+    weight = keep * weight + (1 - keep);
+    smooth += (1 - keep) / weight * (r.loss - smooth);
     if (static_cast<idx>(i) % stride == 0 || i + 1 == c.rows.size())
       s += fmt::format("{} {} {} {} {}\n", r.step, r.loss, smooth, r.lr, r.grad_norm);
   }
@@ -124,13 +128,15 @@ class Script {
     std::string head =
         svg ? "set terminal svg size 1280,860 font 'Helvetica,13' background '#ffffff'\n"
             : "set terminal pngcairo size 1280,860 font 'Sans,10' background '#ffffff'\n";
-    head += fmt::format("set output {}\n", quoted(out.string()));
+    idx last = 1;
+    for (const Curves& c : runs_) last = std::max(last, c.rows.back().step);
+    head += fmt::format("set output {}\nset xrange [0:{}]\n", quoted(out.string()), last);
     head +=
         "set border 3 lc rgb '#888888'\nset tics nomirror out scale 0.5 textcolor rgb '#333333'\n"
         "set grid lc rgb '#e4e4e4' lw 1 lt 1\nset style data lines\nset xlabel 'step' tc rgb "
         "'#333333'\n"
         "set key top right noenhanced samplen 1.5 spacing 1.1 tc rgb '#333333'\n"
-        "set xrange [*<0:*]\nset multiplot layout 2,3 margins 0.06,0.985,0.07,0.95 spacing "
+        "set multiplot layout 2,3 margins 0.06,0.985,0.07,0.95 spacing "
         "0.06,0.11\n";
     panel("loss, nats per token", "set autoscale y");
     std::vector<std::string> loss;
@@ -162,7 +168,7 @@ class Script {
     if (curves.empty()) {  // an empty panel keeps its place
       text_ +=
           "set label 1 'not measured' at graph 0.5,0.5 center tc rgb '#888888'\n"
-          "plot [0:1][0:1] NaN notitle\nunset label 1\nset xrange [*<0:*]\n";
+          "plot [0:1][0:1] NaN notitle\nunset label 1\n";
       return;
     }
     text_ += "plot ";
@@ -197,13 +203,16 @@ class Script {
             layers > 1 ? static_cast<double>(l) / static_cast<double>(layers - 1) : 1.0;
         const int grey = static_cast<int>(std::lround(220 - 130 * t));
         const bool ends = l == 0 || l + 1 == layers;
-        list.push_back(fmt::format("$health{} using 1:{} lw 1 lc rgb '#{:02x}{:02x}{:02x}' {}", k,
-                                   column + 2 * static_cast<int>(l + 1), grey, grey, grey,
-                                   ends ? fmt::format("title 'layer {}'", l) : "notitle"));
+        list.push_back(
+            fmt::format("$health{} using 1:{} with linespoints pt 7 ps 0.2 lw 1 lc rgb "
+                        "'#{:02x}{:02x}{:02x}' {}",
+                        k, column + 2 * static_cast<int>(l + 1), grey, grey, grey,
+                        ends ? fmt::format("title 'layer {}'", l) : "notitle"));
       }
       if (runs_[k].layers > 0)
-        list.push_back(fmt::format("$health{} using 1:{} lw 2 lc rgb '{}' {}", k, column, color(k),
-                                   layers > 0 ? "title 'all'" : "notitle"));
+        list.push_back(
+            fmt::format("$health{} using 1:{} with linespoints pt 7 ps 0.4 lw 2 lc rgb '{}' {}", k,
+                        column, color(k), layers > 0 ? "title 'all'" : "notitle"));
     }
     plot(list);
   }
@@ -212,11 +221,17 @@ class Script {
   std::string text_;
 };
 
-void run_gnuplot(const fs::path& script) {
+// What gnuplot says goes to a file and is shown if it fails: it warns about every flat curve.
+void run_gnuplot(const fs::path& script, const fs::path& said) {
   std::string program = "gnuplot", settings = "-d", file = script.string();
   char* argv[] = {program.data(), settings.data(), file.data(), nullptr};
   pid_t pid = 0;
-  const int code = posix_spawnp(&pid, program.c_str(), nullptr, nullptr, argv, environ);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, said.c_str(),
+                                   O_WRONLY | O_CREAT | O_TRUNC, 0644);
+  const int code = posix_spawnp(&pid, program.c_str(), &actions, nullptr, argv, environ);
+  posix_spawn_file_actions_destroy(&actions);
   if (code == ENOENT)
     fail(ErrorKind::resource,
          "gnuplot is not installed; expected it in PATH (Debian package gnuplot-nox)");
@@ -226,7 +241,8 @@ void run_gnuplot(const fs::path& script) {
   while (waitpid(pid, &status, 0) < 0)
     if (errno != EINTR) fail_errno("wait for", program);
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    fail(ErrorKind::resource, fmt::format("gnuplot failed (wait status {})", status));
+    fail(ErrorKind::resource,
+         fmt::format("gnuplot failed (wait status {}): {}", status, read_text_file(said)));
 }
 
 // Removes what is left of a file at the end of the scope.
@@ -249,9 +265,9 @@ void plot_runs(const std::vector<fs::path>& runs, const fs::path& out) {
   for (const fs::path& run : runs) curves.push_back(load_curves(run));
 
   const std::string aside = fmt::format("{}.tmp.{}", out.string(), getpid());
-  const Temporary script{aside + ".gp"}, image{aside};
+  const Temporary script{aside + ".gp"}, image{aside}, said{aside + ".log"};
   write_file_atomically(script.path, Script(curves).finish(image.path, ending == ".svg"));
-  run_gnuplot(script.path);
+  run_gnuplot(script.path, said.path);
   std::error_code ec;
   fs::rename(image.path, out, ec);
   if (ec) fail(ErrorKind::io, fmt::format("{}: cannot write: {}", out.string(), ec.message()));

@@ -92,12 +92,13 @@ constexpr idx kPanelColumns = 512;
 constexpr idx kBlockRows = 144;  // a multiple of every variant's Simd::kGemmRows
 
 // B block (S', N') to panels of kGemmColumns columns, as floats; columns past the end are zero.
-inline void pack_b(const GradGemmArgs& a, idx s0, idx s_count, idx n0, idx n_count, float* out) {
+inline void pack_b(const GradGemmArgs& a, idx s0, idx s_count, idx n0, idx n_count,
+                   float* __restrict out) {
   constexpr idx kColumns = Simd::kGemmColumns;
   for (idx n = 0; n < n_count; n += kColumns) {
     const idx width = n_count - n < kColumns ? n_count - n : kColumns;
     for (idx s = 0; s < s_count; ++s) {
-      const std::int8_t* row = a.b + (s0 + s) * a.b_stride + n0 + n;
+      const std::int8_t* __restrict row = a.b + (s0 + s) * a.b_stride + n0 + n;
       if (width == kColumns) {
         for (idx j = 0; j < kColumns; ++j) out[j] = static_cast<float>(row[j]);
       } else {
@@ -111,10 +112,10 @@ inline void pack_b(const GradGemmArgs& a, idx s0, idx s_count, idx n0, idx n_cou
 // A block, row-major with a fixed row length (a_col == 1) or in groups of kGemmRows interleaved (a_row == 1): whichever copies
 // contiguous memory.
 inline void pack_a_rows(const GradGemmArgs& a, idx m0, idx m_count, idx s0, idx s_count,
-                        float* out) {
+                        float* __restrict out) {
   for (idx m = 0; m < m_count; ++m) {
     const float* row = a.a + (m0 + m) * a.a_row + s0;
-    float* to = out + m * kSumBlock;
+    float* __restrict to = out + m * kSumBlock;
     if (a.s_scale == nullptr) {
       for (idx s = 0; s < s_count; ++s) to[s] = row[s] * a.factor;
     } else {
@@ -124,11 +125,11 @@ inline void pack_a_rows(const GradGemmArgs& a, idx m0, idx m_count, idx s0, idx 
 }
 
 inline void pack_a_columns(const GradGemmArgs& a, idx m0, idx m_count, idx s0, idx s_count,
-                           float* out) {
+                           float* __restrict out) {
   constexpr idx kRows = Simd::kGemmRows;
   for (idx m = 0; m < m_count; m += kRows) {
     const idx rows = m_count - m < kRows ? m_count - m : kRows;
-    float* to = out + m * kSumBlock;
+    float* __restrict to = out + m * kSumBlock;
     for (idx s = 0; s < s_count; ++s) {
       const float* column = a.a + (s0 + s) * a.a_col + m0 + m;
       const float factor = a.s_scale == nullptr ? a.factor : a.factor * a.s_scale[s0 + s];

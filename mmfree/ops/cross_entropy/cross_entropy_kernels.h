@@ -18,7 +18,7 @@ inline void forward_rows(idx vocab, float* logits, const std::int32_t* labels, b
         for (idx k = 0; k < vocab; ++k) x[k] = 0;
       continue;
     }
-    const float largest = canonical_max(vocab, x[0], [=](idx k) { return x[k]; });
+    const float largest = canonical_max(vocab, [=](idx k) { return x[k]; });
     const float target = x[label];
     float sum = 0;
     if (with_gradient) {

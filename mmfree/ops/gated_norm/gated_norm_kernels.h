@@ -15,6 +15,7 @@ inline void forward_rows(const GatedNorm& a, idx begin, idx end) {
     const float* h = a.h + r * a.width;
     float* o = a.o + r * a.width;
     const float rstd = row_rstd(g, a.width, a.eps);
+#pragma GCC ivdep
     for (idx k = 0; k < a.width; ++k)
       o[k] = g[k] * rstd * a.gain[k] * (h[k] * sigmoid_f32(h[k]));
   }
@@ -29,6 +30,7 @@ inline void backward_rows(const GatedNormBackward& a, idx begin, idx end, float*
     float* dg = a.dg + r * n;
     float* dh = a.dh + r * n;
     const float rstd = row_rstd(g, n, a.eps);
+#pragma GCC ivdep
     for (idx k = 0; k < n; ++k) {
       const float s = sigmoid_f32(h[k]);
       const float silu = h[k] * s;
@@ -40,6 +42,7 @@ inline void backward_rows(const GatedNormBackward& a, idx begin, idx end, float*
     }
     const float mean = canonical_sum(n, [=](idx k) { return g[k] * rstd * dg[k]; }) /
                        static_cast<float>(n);
+#pragma GCC ivdep
     for (idx k = 0; k < n; ++k) dg[k] = (dg[k] - g[k] * rstd * mean) * rstd;
   }
 }

@@ -18,6 +18,7 @@ inline void forward_channels(const Mlgru& a, idx sequence, idx begin, idx end) {
     const float* before = t > 0 ? h - a.width : state;
     const float keep =
         a.mask == nullptr || a.mask[sequence * a.length + t] != 0 ? 1.0F : 0.0F;
+#pragma GCC ivdep
     for (idx c = begin; c < end; ++c) {
       const float open = sigmoid_f32(f_pre[c]);
       const float f = bound == nullptr ? open : bound[c] + (1.0F - bound[c]) * open;
@@ -51,6 +52,7 @@ inline void backward_channels(const MlgruBackward& a, idx sequence, idx begin, i
       const float* bound = a.lower_bound == nullptr ? nullptr : a.lower_bound + c0;
       const float keep =
           a.mask == nullptr || a.mask[sequence * a.length + t] != 0 ? 1.0F : 0.0F;
+#pragma GCC ivdep
       for (idx c = 0; c < n; ++c) {
         const float open = sigmoid_f32(f_pre[c]);
         const float b = bound == nullptr ? 0.0F : bound[c];

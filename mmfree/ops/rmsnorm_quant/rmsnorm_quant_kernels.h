@@ -66,7 +66,7 @@ inline void forward_row(const RmsnormQuant& a, idx r) {
   for (int p = 0; p < a.projections; ++p) {
     const RowNorm row{x, outer, rstd0, a.gain[p], rstd1};
     float largest =
-        canonical_max(n, 0.0F, [=](idx k) { return __builtin_fabsf(normed<kOuter>(row, k)); });
+        canonical_max(n, [=](idx k) { return __builtin_fabsf(normed<kOuter>(row, k)); });
     largest = largest > 1e-5F ? largest : 1e-5F;
     std::int8_t* q = a.codes[p].q + r * stride;
     a.codes[p].sum[r] = quantise_row<kOuter>(row, n, 127.0F / largest, q);
@@ -110,15 +110,18 @@ inline void backward_row(const RmsnormQuantBackward& a, idx r, float* partial) {
   const auto du = [&](idx k) { return (g(k) - xhat(k) * c1) * rstd1; };
   for (int p = 0; p < P; ++p) {
     float* sum = partial + p * n;
+#pragma GCC ivdep  // the buffers are apart; with this many, the compiler gives up checking
     for (idx k = 0; k < n; ++k) sum[k] += dy[p][k] * xhat(k);
   }
   float* dx = a.dx + r * n;
   if (!kOuter) {
+#pragma GCC ivdep
     for (idx k = 0; k < n; ++k) dx[k] += du(k);
     return;
   }
   const float c0 = canonical_sum(n, [&](idx k) { return x0(k) * (du(k) * outer[k]); }) / width;
   float* sum = partial + P * n;
+#pragma GCC ivdep
   for (idx k = 0; k < n; ++k) {
     const float d = du(k);
     sum[k] += d * x0(k);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -23,9 +24,9 @@ using test::Guarded;
 constexpr float kOuterEps = 1e-5F;
 
 struct Inputs {
-  Inputs(test::Random& random, idx rows, idx width)
-      : x(random.normals(rows * width, 3)),
-        outer(random.normals(width, 0.3, 1)),
+  Inputs(test::Random& random, idx rows, idx width, double x_size = 3, double outer_size = 1)
+      : x(random.normals(rows * width, x_size)),
+        outer(random.normals(width, 0.3 * outer_size, outer_size)),
         gain{Guarded<float>(random.normals(width, 0.3, 1)),
              Guarded<float>(random.normals(width, 0.3, 1)),
              Guarded<float>(random.normals(width, 0.3, 1))},
@@ -240,6 +241,24 @@ TEST(RmsnormQuant, EqualsTheUnfusedDoubleReferenceForAnyNumberOfThreads) {
           }
         }
       }
+}
+
+// Of two norms in a row the second undoes the first's scale, so the first one's mean term in the
+// gradient is all but zero unless the epsilons weigh something: inputs whose mean square is near
+// the outer epsilon, gains that make the inner input so.
+TEST(RmsnormQuant, GradientsKeepBothEpsilons) {
+  test::Random random(3);
+  const idx rows = 20, width = 37;
+  const Inputs in(random, rows, width, 3e-3, 1e-3);
+  const Reference expected(in, rows, width, 3, true);
+  Outputs got(rows, width);
+  rmsnorm_quant(Ctx{1}, got.forward(in, rows, width, 3, true));
+  std::fill(got.dx.data(), got.dx.data() + got.dx.size(), 0.0F);
+  std::fill(got.dgains.data(), got.dgains.data() + got.dgains.size(), 0.0F);
+  rmsnorm_quant_backward(Ctx{1}, got.backward(in, rows, width, 3, true));
+  EXPECT_LT(test::relative_l2(got.dx, expected.dx), 2e-6);
+  const std::vector<float> douter(got.dgains.begin() + 3 * width, got.dgains.end());
+  EXPECT_LT(test::relative_l2(douter, expected.douter), 2e-6);
 }
 
 TEST(RmsnormQuant, TiesGoAwayFromZero) {

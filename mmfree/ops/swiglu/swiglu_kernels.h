@@ -9,6 +9,7 @@ inline void forward_rows(idx width, const float* pq, float* z, idx begin, idx en
     const float* p = pq + r * 2 * width;
     const float* q = p + width;
     float* out = z + r * width;
+#pragma GCC ivdep
     for (idx k = 0; k < width; ++k) out[k] = p[k] * sigmoid_f32(p[k]) * q[k];
   }
 }
@@ -19,6 +20,7 @@ inline void backward_rows(idx width, const float* pq, const float* dz, float* dp
     const float* p = pq + r * 2 * width;
     const float* d = dz + r * width;
     float* dp = dpq + r * 2 * width;
+#pragma GCC ivdep  // in place or apart: an element meets only itself
     for (idx k = 0; k < width; ++k) {
       const float x = p[k];
       const float gate = p[width + k];
