@@ -7,9 +7,9 @@
 //   std::span<const float> logits = session.prefill(tokens);
 //
 // Everything throws mmfree::Error and nothing else of its own.
-#include "mmfree/core/error.h"        // Error, ErrorKind
-#include "mmfree/core/parallel.h"     // Ctx, default_threads
-#include "mmfree/generate/sampler.h"  // SamplerOptions, sample
-#include "mmfree/generate/session.h"  // Session
-#include "mmfree/model/packed.h"      // PackedModel, load_packed
+#include "mmfree/core/error.h"           // Error, ErrorKind
+#include "mmfree/core/parallel.h"        // Ctx, default_threads
+#include "mmfree/generate/sampler.h"     // SamplerOptions, sample
+#include "mmfree/generate/session.h"     // Session
+#include "mmfree/model/packed.h"         // PackedModel, load_packed
 #include "mmfree/tokenizer/tokenizer.h"  // Tokenizer, TextStream

@@ -13,8 +13,9 @@ mmfree=build/release/mmfree
 
 [ -f "$out/text/SOURCES.txt" ] || scripts/quickstart_text.sh "$out/text"
 [ -f "$out/data/meta.json" ] || "$mmfree" data prepare "$out/text/bible.txt" --out "$out/data" --vocab-size 2048
-"$mmfree" train --preset mmfree --size tiny --data "$out/data" --out "$out/run" --resume
+"$mmfree" train --preset mmfree --size tiny --data "$out/data" --out "$out/run" --resume \
+  --steps 1400 --batch-tokens 2048 --seq 256 --eval-every 350 --prompt "And the" --sample-every 350
 "$mmfree" convert "$out/run" "$out/model.gguf" --force
-"$mmfree" inspect "$out/model.gguf"
+"$mmfree" inspect "$out/model.gguf" --summary
 "$mmfree" plot "$out/run" --out "$out/curves.svg"
-"$mmfree" generate "$out/model.gguf" --prompt "And the LORD said unto" -n 120 --temp 0.7 --seed 1
+"$mmfree" generate "$out/model.gguf" --prompt "And the LORD said unto" -n 120 --temp 0.7 --seed 1 --echo

@@ -2,7 +2,7 @@
 # Installs the Debian packages that are missing: what the build, the tests and the quick start's text need.
 # Changes nothing, and asks for nothing, when all are there. As root, or with sudo.
 #
-# usage: scripts/setup.sh [--checks]     --checks: also what the file-format checks in Python need
+# usage: scripts/setup.sh [--checks]     --checks: also what the file-format and source-format checks need
 set -eu
 
 # Compiler and build tools; libraries; plots; the quick start's text.
@@ -14,7 +14,7 @@ packages="g++ cmake ninja-build pkg-config git ca-certificates
 
 for argument in "$@"; do
   case $argument in
-    --checks) packages="$packages python3-venv python3-pip" ;;
+    --checks) packages="$packages python3-venv python3-pip clang-format" ;;
     *)
       echo "setup.sh: unknown option '$argument' (expected: --checks)" >&2
       exit 2

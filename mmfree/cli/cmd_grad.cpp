@@ -1,4 +1,5 @@
-// mmfree grad RUN --ids FILE.json --out FILE.safetensors: loss and all parameter gradients, the door for outside checks.
+// mmfree grad RUN --ids FILE.json --out FILE.safetensors: loss and all parameter gradients, the
+// door for outside checks.
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -16,8 +17,10 @@ int cmd_grad(Args args) {
   std::filesystem::path ids_path;
   std::filesystem::path out;
   int threads = default_threads();
-  CLI::App app("Mean cross entropy (token t+1 from position t, last position ignored) and its gradient for every parameter",
-               "mmfree grad");
+  CLI::App app(
+      "Mean cross entropy (token t+1 from position t, last position ignored) and its gradient for "
+      "every parameter",
+      "mmfree grad");
   app.add_option("run", model, "run directory")->required();
   app.add_option("--ids", ids_path, "JSON file {\"input_ids\": [[...], ...]}")->required();
   app.add_option("--out", out, "safetensors file: loss, and one tensor a parameter")->required();
@@ -34,7 +37,9 @@ int cmd_grad(Args args) {
           ids.ids[static_cast<std::size_t>(b * ids.length + t + 1)];
   const idx count = ids.batch * (ids.length - 1);
   if (count == 0)
-    fail(ErrorKind::usage, ids_path.string() + ": rows of one token predict nothing; expected at least two tokens a row");
+    fail(ErrorKind::usage,
+         ids_path.string() +
+             ": rows of one token predict nothing; expected at least two tokens a row");
 
   const TokenBatch batch{.batch = ids.batch,
                          .length = ids.length,

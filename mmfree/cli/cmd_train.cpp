@@ -62,9 +62,10 @@ void add_options(CLI::App& app, Given& g) {
                  "paper (cosine to 0, halved and without weight decay from the midpoint on) or "
                  "cosine [paper]")
       ->group("Recipe");
-  app.add_option("--lr", g.lr, "peak learning rate [by hidden size; 4e-3 at 1024]")
+  app.add_option("--lr", g.lr,
+                 "peak learning rate [4e-3; 2.5e-3 from hidden size 2048 on, 1.5e-3 from 2560]")
       ->group("Recipe");
-  app.add_option("--warmup", g.warmup, "steps of linear warm-up [steps / 20, at most 1000]")
+  app.add_option("--warmup", g.warmup, "steps of linear warm-up [steps / 10, at most 1000]")
       ->group("Recipe");
   app.add_option("--lr-floor", g.lr_floor,
                  "share of the peak that the cosine ends at [paper 0, cosine 0.1]")

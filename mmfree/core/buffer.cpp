@@ -9,7 +9,8 @@
 
 namespace mmfree {
 namespace {
-// Above this size memory comes from the system directly, so that it can use huge pages and goes back when released.
+// Above this size memory comes from the system directly, so that it can use huge pages and goes
+// back when released.
 constexpr std::size_t kMapThreshold = std::size_t{4} << 20;
 constexpr std::size_t kAlignment = 64;
 }  // namespace
@@ -26,8 +27,9 @@ void* allocate_zeroed(std::size_t bytes) {
     if (p != nullptr) std::memset(p, 0, bytes);
   }
   if (p == nullptr)
-    fail(ErrorKind::resource, "out of memory: " + std::to_string(bytes) +
-                                  " bytes were asked for in one piece; a smaller batch or model needs less");
+    fail(ErrorKind::resource,
+         "out of memory: " + std::to_string(bytes) +
+             " bytes were asked for in one piece; a smaller batch or model needs less");
   return p;
 }
 

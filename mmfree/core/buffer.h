@@ -19,7 +19,8 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(idx n)
-      : data_(static_cast<T*>(allocate_zeroed(static_cast<std::size_t>(n) * sizeof(T)))), size_(n) {}
+      : data_(static_cast<T*>(allocate_zeroed(static_cast<std::size_t>(n) * sizeof(T)))),
+        size_(n) {}
   Buffer(Buffer&& o) noexcept
       : data_(std::exchange(o.data_, nullptr)), size_(std::exchange(o.size_, 0)) {}
   Buffer& operator=(Buffer&& o) noexcept {

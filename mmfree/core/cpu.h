@@ -9,8 +9,8 @@ enum class Isa { scalar, avx2, avx512 };
 std::string_view isa_name(Isa isa);
 bool cpu_has(Isa isa);
 
-// The best instruction set of this machine, or the one that the environment variable MMFREE_ISA names
-// (scalar, avx2, avx512). Throws a usage Error if the CPU lacks it or the name is unknown.
+// The best instruction set of this machine, or the one that the environment variable MMFREE_ISA
+// names (scalar, avx2, avx512). Throws a usage Error if the CPU lacks it or the name is unknown.
 Isa active_isa();
 
 // One row of an op's table of variants; tables list the best first.

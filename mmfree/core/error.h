@@ -1,6 +1,6 @@
 #pragma once
-// The one exception type of the library. The library never prints, exits or aborts: it throws Error,
-// and the command line turns the kind into an exit code.
+// The one exception type of the library. The library never prints, exits or aborts: it throws
+// Error, and the command line turns the kind into an exit code.
 #include <exception>
 #include <source_location>
 #include <string>
@@ -31,7 +31,8 @@ class Error : public std::exception {
   std::source_location where_;
 };
 
-// Exit code of the program: 2 for wrong usage or bad input (the user can mend it), 1 when a run failed.
+// Exit code of the program: 2 for wrong usage or bad input (the user can mend it), 1 when a run
+// failed.
 int exit_code(ErrorKind kind) noexcept;
 
 // Messages say what was wrong, what was found and what was expected.

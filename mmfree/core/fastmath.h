@@ -1,17 +1,19 @@
 #pragma once
-// Elementary functions for kernels that are compiled once per instruction set: internal linkage, branch-free, and built from
-// single IEEE operations, so that every variant gives the same bits. Do not include this outside ops/*_kernels.h.
+// Elementary functions for kernels that are compiled once per instruction set: internal linkage,
+// branch-free, and built from single IEEE operations, so that every variant gives the same bits. Do
+// not include this outside ops/*_kernels.h.
 #include "mmfree/core/types.h"
 
 namespace mmfree {
 namespace {
 
-// x limited to [-87, 88], as integers: floats of one sign are ordered like their bits. Written with float comparisons the
-// compiler splits the loop by cases and evaluates the constant ones for all lanes, and multiplying by the tiny constant
-// sigmoid(-88) costs a microcode assist in each: 10 times the time. NaN becomes one of the limits.
+// x limited to [-87, 88], as integers: floats of one sign are ordered like their bits. Written with
+// float comparisons the compiler splits the loop by cases and evaluates the constant ones for all
+// lanes, and multiplying by the tiny constant sigmoid(-88) costs a microcode assist in each: 10
+// times the time. NaN becomes one of the limits.
 inline float clamp_exponent(float x) {
-  constexpr std::int32_t kHigh = 0x42b00000;    // 88.0F
-  constexpr std::uint32_t kLow = 0xc2ae0000U;   // -87.0F; larger unsigned = more negative
+  constexpr std::int32_t kHigh = 0x42b00000;   // 88.0F
+  constexpr std::uint32_t kLow = 0xc2ae0000U;  // -87.0F; larger unsigned = more negative
   const auto bits = __builtin_bit_cast(std::int32_t, x);
   const auto high = static_cast<std::uint32_t>(bits < kHigh ? bits : kHigh);
   return __builtin_bit_cast(float, high < kLow ? high : kLow);
@@ -38,7 +40,9 @@ inline float exp_f32(float x) {
   return y * __builtin_bit_cast(float, (n + 127) << 23);
 }
 
-inline float sigmoid_f32(float x) { return 1.0F / (1.0F + exp_f32(-x)); }
+inline float sigmoid_f32(float x) {
+  return 1.0F / (1.0F + exp_f32(-x));
+}
 
 // The canonical reduction: 16 interleaved partial sums, then a fixed tree.
 constexpr int kLanes = 16;
@@ -62,8 +66,8 @@ inline float canonical_sum(idx n, const F& term) {
   return sum_lanes(acc);
 }
 
-// Largest term(k), n >= 1. Compared as integers (bits reordered so that signed order is float order): that vectorises, and any
-// order gives the same value. A positive NaN wins.
+// Largest term(k), n >= 1. Compared as integers (bits reordered so that signed order is float
+// order): that vectorises, and any order gives the same value. A positive NaN wins.
 template <class F>
 inline float canonical_max(idx n, const F& term) {
   std::int32_t largest = INT32_MIN;

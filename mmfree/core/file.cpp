@@ -44,7 +44,9 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path.string())
 }
 
 MappedFile::MappedFile(MappedFile&& o) noexcept
-    : path_(std::move(o.path_)), data_(std::exchange(o.data_, nullptr)), size_(std::exchange(o.size_, 0)) {}
+    : path_(std::move(o.path_)),
+      data_(std::exchange(o.data_, nullptr)),
+      size_(std::exchange(o.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& o) noexcept {
   std::swap(path_, o.path_);
@@ -105,7 +107,8 @@ void AtomicFile::write(const void* data, std::size_t bytes) {
 
 void AtomicFile::seek(std::size_t offset) {
   flush();
-  if (lseek(fd_, static_cast<off_t>(offset), SEEK_SET) < 0) fail_errno("seek in", temporary_.string());
+  if (lseek(fd_, static_cast<off_t>(offset), SEEK_SET) < 0)
+    fail_errno("seek in", temporary_.string());
   position_ = offset;
 }
 

@@ -20,7 +20,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
-  // Drops the pages of [offset, offset + length) from this process; they are read again when touched.
+  // Drops the pages of [offset, offset + length) from this process; they are read again when
+  // touched.
   void release_pages(std::size_t offset, std::size_t length) const noexcept;
 
  private:
@@ -29,8 +30,9 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-// Writes PATH.tmp.PID; commit() syncs it, renames it over PATH and syncs the folder. Destroyed before commit(), it removes
-// what it wrote. Errors (no space, no permission) are io Errors and leave PATH as it was.
+// Writes PATH.tmp.PID; commit() syncs it, renames it over PATH and syncs the folder. Destroyed
+// before commit(), it removes what it wrote. Errors (no space, no permission) are io Errors and
+// leave PATH as it was.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -55,8 +57,10 @@ class AtomicFile {
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
-// The whole file as a string; an io Error if it cannot be read, a format Error if it is longer than `limit` bytes.
-std::string read_text_file(const std::filesystem::path& path, std::size_t limit = std::size_t{1} << 30);
+// The whole file as a string; an io Error if it cannot be read, a format Error if it is longer than
+// `limit` bytes.
+std::string read_text_file(const std::filesystem::path& path,
+                           std::size_t limit = std::size_t{1} << 30);
 
 // fsync of a folder, so that renames in it survive a crash.
 void sync_directory(const std::filesystem::path& directory);

@@ -16,8 +16,8 @@ struct Ctx {
 // Physical cores this process may use.
 int default_threads();
 
-// Calls f(begin, end) on disjoint ranges that cover [0, n), at most one range a thread; range bounds are multiples
-// of `grain`. f must not throw.
+// Calls f(begin, end) on disjoint ranges that cover [0, n), at most one range a thread; range
+// bounds are multiples of `grain`. f must not throw.
 template <class F>
 void parallel_for(const Ctx& ctx, idx n, idx grain, const F& f) {
   const idx blocks = (n + grain - 1) / grain;
@@ -26,7 +26,7 @@ void parallel_for(const Ctx& ctx, idx n, idx grain, const F& f) {
     if (n > 0) f(idx{0}, n);
     return;
   }
-#pragma omp parallel num_threads(static_cast<int>(workers))
+#pragma omp parallel num_threads(static_cast <int>(workers))
   {
     // The runtime may grant fewer threads than asked for, so the split uses what it gave.
     const idx team = omp_get_num_threads();

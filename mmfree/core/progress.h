@@ -7,6 +7,7 @@
 namespace mmfree {
 
 // done and total in units of `what` (bytes, tokens, steps); total 0 = unknown.
-using Progress = std::function<void(std::string_view what, std::uint64_t done, std::uint64_t total)>;
+using Progress =
+    std::function<void(std::string_view what, std::uint64_t done, std::uint64_t total)>;
 
 }  // namespace mmfree

@@ -1,6 +1,7 @@
 #pragma once
-// Counter-based random numbers: a value is a pure function of (seed, stream, index), so any part of a sequence can be
-// had on any device, in any order, by any number of threads. Mixing function: splitmix64's finaliser, applied twice.
+// Counter-based random numbers: a value is a pure function of (seed, stream, index), so any part of
+// a sequence can be had on any device, in any order, by any number of threads. Mixing function:
+// splitmix64's finaliser, applied twice.
 #include <cstdint>
 
 namespace mmfree {

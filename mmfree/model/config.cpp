@@ -22,9 +22,10 @@ struct Size {
   idx hidden;
   idx layers;
 };
-// MLP widths follow from the formula: 512, 768, 1536, 2048, 2816, 5632, 6912.
-constexpr Size kSizes[] = {{"tiny", 128, 4},   {"8m", 256, 8},     {"30m", 512, 8},   {"100m", 768, 12},
-                           {"370m", 1024, 24}, {"1.3b", 2048, 24}, {"2.7b", 2560, 32}};
+// MLP widths follow from the formula: 768, 768, 1536, 2048, 2816, 5632, 6912.
+constexpr Size kSizes[] = {{"tiny", 256, 3},  {"8m", 256, 8},     {"30m", 512, 8},
+                           {"100m", 768, 12}, {"370m", 1024, 24}, {"1.3b", 2048, 24},
+                           {"2.7b", 2560, 32}};
 
 class Fields {
  public:
@@ -77,7 +78,8 @@ class Fields {
     return v.get<idx>();
   }
   [[noreturn]] void wrong(const char* key, const json& v, const char* expected) const {
-    fail(ErrorKind::config, fmt::format("{}: {} is {}, expected {}", name_, key, v.dump(), expected));
+    fail(ErrorKind::config,
+         fmt::format("{}: {} is {}, expected {}", name_, key, v.dump(), expected));
   }
   const json& object_;
   std::string_view name_;
@@ -229,8 +231,8 @@ MatmulFreeConfig size_preset(std::string_view size, idx vocab_size) {
     c.vocab_size = vocab_size;
     return c;
   }
-  fail(ErrorKind::usage, fmt::format("unknown size '{}'; expected one of {}", size,
-                                     fmt::join(size_names(), ", ")));
+  fail(ErrorKind::usage,
+       fmt::format("unknown size '{}'; expected one of {}", size, fmt::join(size_names(), ", ")));
 }
 
 }  // namespace mmfree

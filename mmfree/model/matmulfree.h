@@ -28,13 +28,13 @@ struct Network {
 
   MatmulFreeConfig config;
   std::vector<ParamInfo> table;
-  Buffer<float> values;   // flat storage, see params.h
-  Buffer<float> grads;    // the same layout; allocated at the first backward
-  ParamViews p;           // into values
-  ParamViews d;           // into grads
+  Buffer<float> values;  // flat storage, see params.h
+  Buffer<float> grads;   // the same layout; allocated at the first backward
+  ParamViews p;          // into values
+  ParamViews d;          // into grads
   std::vector<LayerTernary> layers;
   TernaryWeights head;
-  Buffer<float> bounds;   // (L, D) lower bounds, empty when the configuration has none
+  Buffer<float> bounds;  // (L, D) lower bounds, empty when the configuration has none
   std::unique_ptr<Activations> acts;
 };
 
@@ -57,11 +57,13 @@ struct LossSum {
 // Forward only; sequences start from a zero state.
 LossSum forward_loss(const Ctx& ctx, Network& net, const TokenBatch& batch);
 
-// Forward and backward of grad_scale * (sum of nll): gradients are added to net.grads (zero_grads clears them).
+// Forward and backward of grad_scale * (sum of nll): gradients are added to net.grads (zero_grads
+// clears them).
 LossSum forward_backward(const Ctx& ctx, Network& net, const TokenBatch& batch, float grad_scale);
 void zero_grads(const Ctx& ctx, Network& net);
 
-// Of the last forward: per layer, the share of activation codes at +-127, in the order i/f/g input, o input, gate input, down input.
+// Of the last forward: per layer, the share of activation codes at +-127, in the order i/f/g input,
+// o input, gate input, down input.
 struct LayerSaturation {
   double mixer_in, mixer_out, mlp_in, mlp_out;
 };

@@ -1,5 +1,5 @@
-// Forward and backward of the trainable network. The order of operations is spec section 1.0; each op's formula and
-// gradient stand in its own header.
+// Forward and backward of the trainable network. The order of operations is spec section 1.0; each
+// op's formula and gradient stand in its own header.
 #include <algorithm>
 #include <cstring>
 
@@ -38,8 +38,8 @@ void reserve(Network& net, idx rows) {
     s.g = row(m);
     s.h = row(m);
     s.pq = row(2 * f);
-    for (Buffer<float>* b : {&s.attn_rstd, &s.attn_inner_rstd, &s.o_rstd, &s.mlp_rstd,
-                             &s.mlp_inner_rstd, &s.z_rstd})
+    for (Buffer<float>* b :
+         {&s.attn_rstd, &s.attn_inner_rstd, &s.o_rstd, &s.mlp_rstd, &s.mlp_inner_rstd, &s.z_rstd})
       *b = row(1);
     for (CodeBuffer* b : {&s.u_i, &s.u_f, &s.u_g, &s.v}) *b = CodeBuffer(rows, d);
     s.o = CodeBuffer(rows, m);
@@ -58,7 +58,8 @@ void reserve(Network& net, idx rows) {
 // What only the backward needs.
 void reserve_backward(Network& net) {
   Activations& a = *net.acts;
-  const idx width = std::max({net.config.hidden_size, net.config.mixer_width(), net.config.mlp_width()});
+  const idx width =
+      std::max({net.config.hidden_size, net.config.mixer_width(), net.config.mlp_width()});
   for (Buffer<float>& b : a.wide)
     if (b.empty()) b = Buffer<float>(a.capacity * width);
   if (a.dx.empty()) a.dx = Buffer<float>(a.capacity * net.config.hidden_size);
@@ -86,32 +87,69 @@ void block_forward(const Ctx& ctx, Network& net, idx layer, const TokenBatch& ba
   LayerActivations& s = net.acts->layers[i];
   float* scratch = net.acts->wide[0].data();
 
-  rmsnorm_quant(ctx, {.rows = rows, .width = d, .x = s.x.data(), .outer = p.attn_norm,
-                      .outer_eps = eps, .projections = 3, .gain = {p.i_norm, p.f_norm, p.g_in_norm},
+  rmsnorm_quant(ctx, {.rows = rows,
+                      .width = d,
+                      .x = s.x.data(),
+                      .outer = p.attn_norm,
+                      .outer_eps = eps,
+                      .projections = 3,
+                      .gain = {p.i_norm, p.f_norm, p.g_in_norm},
                       .codes = {s.u_i.view(), s.u_f.view(), s.u_g.view()},
-                      .outer_rstd = s.attn_rstd.data(), .inner_rstd = s.attn_inner_rstd.data()});
+                      .outer_rstd = s.attn_rstd.data(),
+                      .inner_rstd = s.attn_inner_rstd.data()});
   bitlinear(ctx, rows, s.u_i.view(), w.i, nullptr, s.i_pre.data());
   bitlinear(ctx, rows, s.u_f.view(), w.f, nullptr, s.f_pre.data());
   bitlinear(ctx, rows, s.u_g.view(), w.g, nullptr, s.g.data());
-  mlgru(ctx, {.batch = batch.batch, .length = batch.length, .width = m, .i_pre = s.i_pre.data(),
-              .f_pre = s.f_pre.data(), .lower_bound = bound_of(net, layer), .mask = batch.mask,
-              .state = nullptr, .h = s.h.data()});
-  gated_norm(ctx, {.rows = rows, .width = m, .g = s.g.data(), .h = s.h.data(), .gain = p.g_norm,
-                   .eps = eps, .o = scratch});
-  rmsnorm_quant(ctx, {.rows = rows, .width = m, .x = scratch, .outer = nullptr, .outer_eps = 0,
-                      .projections = 1, .gain = {p.o_norm}, .codes = {s.o.view()},
-                      .outer_rstd = nullptr, .inner_rstd = s.o_rstd.data()});
+  mlgru(ctx, {.batch = batch.batch,
+              .length = batch.length,
+              .width = m,
+              .i_pre = s.i_pre.data(),
+              .f_pre = s.f_pre.data(),
+              .lower_bound = bound_of(net, layer),
+              .mask = batch.mask,
+              .state = nullptr,
+              .h = s.h.data()});
+  gated_norm(ctx, {.rows = rows,
+                   .width = m,
+                   .g = s.g.data(),
+                   .h = s.h.data(),
+                   .gain = p.g_norm,
+                   .eps = eps,
+                   .o = scratch});
+  rmsnorm_quant(ctx, {.rows = rows,
+                      .width = m,
+                      .x = scratch,
+                      .outer = nullptr,
+                      .outer_eps = 0,
+                      .projections = 1,
+                      .gain = {p.o_norm},
+                      .codes = {s.o.view()},
+                      .outer_rstd = nullptr,
+                      .inner_rstd = s.o_rstd.data()});
   bitlinear(ctx, rows, s.o.view(), w.o, s.x.data(), s.x_mid.data());
 
-  rmsnorm_quant(ctx, {.rows = rows, .width = d, .x = s.x_mid.data(), .outer = p.mlp_norm,
-                      .outer_eps = eps, .projections = 1, .gain = {p.gate_norm},
-                      .codes = {s.v.view()}, .outer_rstd = s.mlp_rstd.data(),
+  rmsnorm_quant(ctx, {.rows = rows,
+                      .width = d,
+                      .x = s.x_mid.data(),
+                      .outer = p.mlp_norm,
+                      .outer_eps = eps,
+                      .projections = 1,
+                      .gain = {p.gate_norm},
+                      .codes = {s.v.view()},
+                      .outer_rstd = s.mlp_rstd.data(),
                       .inner_rstd = s.mlp_inner_rstd.data()});
   bitlinear(ctx, rows, s.v.view(), w.gate, nullptr, s.pq.data());
   swiglu(ctx, rows, f, s.pq.data(), scratch);
-  rmsnorm_quant(ctx, {.rows = rows, .width = f, .x = scratch, .outer = nullptr, .outer_eps = 0,
-                      .projections = 1, .gain = {p.down_norm}, .codes = {s.z.view()},
-                      .outer_rstd = nullptr, .inner_rstd = s.z_rstd.data()});
+  rmsnorm_quant(ctx, {.rows = rows,
+                      .width = f,
+                      .x = scratch,
+                      .outer = nullptr,
+                      .outer_eps = 0,
+                      .projections = 1,
+                      .gain = {p.down_norm},
+                      .codes = {s.z.view()},
+                      .outer_rstd = nullptr,
+                      .inner_rstd = s.z_rstd.data()});
   bitlinear(ctx, rows, s.z.view(), w.down, s.x_mid.data(), x_out);
 }
 
@@ -138,40 +176,83 @@ void block_backward(const Ctx& ctx, Network& net, idx layer, const TokenBatch& b
     bitlinear_backward_weight(ctx, rows, dx, d, s.z.view(), f, g.down_w);
     swiglu(ctx, rows, f, s.pq.data(), z);
     clear(ctx, dz, rows * f);
-    rmsnorm_quant_backward(ctx, {.rows = rows, .width = f, .x = z, .outer = nullptr,
-                                 .projections = 1, .gain = {p.down_norm}, .outer_rstd = nullptr,
-                                 .inner_rstd = s.z_rstd.data(), .dy = {dz_q}, .dx = dz,
-                                 .douter = nullptr, .dgain = {g.down_norm}});
+    rmsnorm_quant_backward(ctx, {.rows = rows,
+                                 .width = f,
+                                 .x = z,
+                                 .outer = nullptr,
+                                 .projections = 1,
+                                 .gain = {p.down_norm},
+                                 .outer_rstd = nullptr,
+                                 .inner_rstd = s.z_rstd.data(),
+                                 .dy = {dz_q},
+                                 .dx = dz,
+                                 .douter = nullptr,
+                                 .dgain = {g.down_norm}});
     swiglu_backward(ctx, rows, f, s.pq.data(), dz, s.pq.data());
     bitlinear_backward_input(ctx, rows, s.pq.data(), w.gate, dv);
     bitlinear_backward_weight(ctx, rows, s.pq.data(), 2 * f, s.v.view(), d, g.gate_w);
-    rmsnorm_quant_backward(ctx, {.rows = rows, .width = d, .x = s.x_mid.data(), .outer = p.mlp_norm,
-                                 .projections = 1, .gain = {p.gate_norm},
+    rmsnorm_quant_backward(ctx, {.rows = rows,
+                                 .width = d,
+                                 .x = s.x_mid.data(),
+                                 .outer = p.mlp_norm,
+                                 .projections = 1,
+                                 .gain = {p.gate_norm},
                                  .outer_rstd = s.mlp_rstd.data(),
-                                 .inner_rstd = s.mlp_inner_rstd.data(), .dy = {dv}, .dx = dx,
-                                 .douter = g.mlp_norm, .dgain = {g.gate_norm}});
+                                 .inner_rstd = s.mlp_inner_rstd.data(),
+                                 .dy = {dv},
+                                 .dx = dx,
+                                 .douter = g.mlp_norm,
+                                 .dgain = {g.gate_norm}});
   }
 
   // x_mid = x + o(gated_norm(g(norm(x)), mlgru(i(norm(x)), f(norm(x)))))
   float *do_q = wide[0], *o = wide[1], *d_o = wide[2], *dg = wide[3], *dh = wide[4];
   bitlinear_backward_input(ctx, rows, dx, w.o, do_q);
   bitlinear_backward_weight(ctx, rows, dx, d, s.o.view(), m, g.o_w);
-  gated_norm(ctx, {.rows = rows, .width = m, .g = s.g.data(), .h = s.h.data(), .gain = p.g_norm,
-                   .eps = eps, .o = o});
+  gated_norm(ctx, {.rows = rows,
+                   .width = m,
+                   .g = s.g.data(),
+                   .h = s.h.data(),
+                   .gain = p.g_norm,
+                   .eps = eps,
+                   .o = o});
   clear(ctx, d_o, rows * m);
-  rmsnorm_quant_backward(ctx, {.rows = rows, .width = m, .x = o, .outer = nullptr, .projections = 1,
-                               .gain = {p.o_norm}, .outer_rstd = nullptr,
-                               .inner_rstd = s.o_rstd.data(), .dy = {do_q}, .dx = d_o,
-                               .douter = nullptr, .dgain = {g.o_norm}});
-  gated_norm_backward(ctx, {.rows = rows, .width = m, .g = s.g.data(), .h = s.h.data(),
-                            .gain = p.g_norm, .eps = eps, .d_o = d_o, .dg = dg, .dh = dh,
+  rmsnorm_quant_backward(ctx, {.rows = rows,
+                               .width = m,
+                               .x = o,
+                               .outer = nullptr,
+                               .projections = 1,
+                               .gain = {p.o_norm},
+                               .outer_rstd = nullptr,
+                               .inner_rstd = s.o_rstd.data(),
+                               .dy = {do_q},
+                               .dx = d_o,
+                               .douter = nullptr,
+                               .dgain = {g.o_norm}});
+  gated_norm_backward(ctx, {.rows = rows,
+                            .width = m,
+                            .g = s.g.data(),
+                            .h = s.h.data(),
+                            .gain = p.g_norm,
+                            .eps = eps,
+                            .d_o = d_o,
+                            .dg = dg,
+                            .dh = dh,
                             .dgain = g.g_norm});
   float *di = wide[5], *df = wide[6];
-  mlgru_backward(ctx, {.batch = batch.batch, .length = batch.length, .width = m,
-                       .i_pre = s.i_pre.data(), .f_pre = s.f_pre.data(),
-                       .lower_bound = bound_of(net, layer), .mask = batch.mask, .h = s.h.data(),
-                       .dh = dh, .di_pre = di, .df_pre = df,
-                       .d_lower_bound = bound_of(net, layer) == nullptr ? nullptr : d_bounds + layer * d});
+  mlgru_backward(
+      ctx, {.batch = batch.batch,
+            .length = batch.length,
+            .width = m,
+            .i_pre = s.i_pre.data(),
+            .f_pre = s.f_pre.data(),
+            .lower_bound = bound_of(net, layer),
+            .mask = batch.mask,
+            .h = s.h.data(),
+            .dh = dh,
+            .di_pre = di,
+            .df_pre = df,
+            .d_lower_bound = bound_of(net, layer) == nullptr ? nullptr : d_bounds + layer * d});
   float *du_i = wide[0], *du_f = wide[1], *du_g = wide[2];
   bitlinear_backward_input(ctx, rows, di, w.i, du_i);
   bitlinear_backward_input(ctx, rows, df, w.f, du_f);
@@ -179,25 +260,38 @@ void block_backward(const Ctx& ctx, Network& net, idx layer, const TokenBatch& b
   bitlinear_backward_weight(ctx, rows, di, m, s.u_i.view(), d, g.i_w);
   bitlinear_backward_weight(ctx, rows, df, m, s.u_f.view(), d, g.f_w);
   bitlinear_backward_weight(ctx, rows, dg, m, s.u_g.view(), d, g.g_w);
-  rmsnorm_quant_backward(ctx, {.rows = rows, .width = d, .x = s.x.data(), .outer = p.attn_norm,
-                               .projections = 3, .gain = {p.i_norm, p.f_norm, p.g_in_norm},
+  rmsnorm_quant_backward(ctx, {.rows = rows,
+                               .width = d,
+                               .x = s.x.data(),
+                               .outer = p.attn_norm,
+                               .projections = 3,
+                               .gain = {p.i_norm, p.f_norm, p.g_in_norm},
                                .outer_rstd = s.attn_rstd.data(),
-                               .inner_rstd = s.attn_inner_rstd.data(), .dy = {du_i, du_f, du_g},
-                               .dx = dx, .douter = g.attn_norm,
+                               .inner_rstd = s.attn_inner_rstd.data(),
+                               .dy = {du_i, du_f, du_g},
+                               .dx = dx,
+                               .douter = g.attn_norm,
                                .dgain = {g.i_norm, g.f_norm, g.g_in_norm}});
 }
 
-// Logits exist for kHeadRows positions at a time; with gradients, so does what the backward of the head needs of them.
+// Logits exist for kHeadRows positions at a time; with gradients, so does what the backward of the
+// head needs of them.
 LossSum head(const Ctx& ctx, Network& net, const TokenBatch& batch, bool with_gradient,
              float grad_scale) {
   Activations& a = *net.acts;
   const idx d = net.config.hidden_size;
   const idx v = net.config.vocab_size;
   const idx rows = a.rows;
-  rmsnorm_quant(ctx, {.rows = rows, .width = d, .x = a.x.data(), .outer = net.p.norm,
-                      .outer_eps = static_cast<float>(net.config.rms_norm_eps), .projections = 1,
-                      .gain = {net.p.head_norm}, .codes = {a.head.view()},
-                      .outer_rstd = a.rstd.data(), .inner_rstd = a.inner_rstd.data()});
+  rmsnorm_quant(ctx, {.rows = rows,
+                      .width = d,
+                      .x = a.x.data(),
+                      .outer = net.p.norm,
+                      .outer_eps = static_cast<float>(net.config.rms_norm_eps),
+                      .projections = 1,
+                      .gain = {net.p.head_norm},
+                      .codes = {a.head.view()},
+                      .outer_rstd = a.rstd.data(),
+                      .inner_rstd = a.inner_rstd.data()});
   float* dy = with_gradient ? a.wide[0].data() : nullptr;  // (R, D)
   for (idx r = 0; r < rows; r += kHeadRows) {
     const idx n = std::min(kHeadRows, rows - r);
@@ -211,10 +305,17 @@ LossSum head(const Ctx& ctx, Network& net, const TokenBatch& batch, bool with_gr
   }
   if (with_gradient) {
     clear(ctx, a.dx.data(), rows * d);
-    rmsnorm_quant_backward(ctx, {.rows = rows, .width = d, .x = a.x.data(), .outer = net.p.norm,
-                                 .projections = 1, .gain = {net.p.head_norm},
-                                 .outer_rstd = a.rstd.data(), .inner_rstd = a.inner_rstd.data(),
-                                 .dy = {dy}, .dx = a.dx.data(), .douter = net.d.norm,
+    rmsnorm_quant_backward(ctx, {.rows = rows,
+                                 .width = d,
+                                 .x = a.x.data(),
+                                 .outer = net.p.norm,
+                                 .projections = 1,
+                                 .gain = {net.p.head_norm},
+                                 .outer_rstd = a.rstd.data(),
+                                 .inner_rstd = a.inner_rstd.data(),
+                                 .dy = {dy},
+                                 .dx = a.dx.data(),
+                                 .douter = net.d.norm,
                                  .dgain = {net.d.head_norm}});
   }
   LossSum loss;

@@ -127,14 +127,20 @@ void initialize_params(const std::vector<ParamInfo>& table, const MatmulFreeConf
           w[i] = static_cast<float>(c.initializer_range * random_normal(seed, t, counter));
           break;
         case ParamInit::normal_residual:
-          w[i] = static_cast<float>(c.initializer_range / residual * random_normal(seed, t, counter));
+          w[i] =
+              static_cast<float>(c.initializer_range / residual * random_normal(seed, t, counter));
           break;
-        case ParamInit::ones: w[i] = 1.0F; break;
-        case ParamInit::zeros: w[i] = 0.0F; break;
+        case ParamInit::ones:
+          w[i] = 1.0F;
+          break;
+        case ParamInit::zeros:
+          w[i] = 0.0F;
+          break;
       }
     }
     const bool embedding = p.name == "model.embeddings.weight";
-    if (embedding && c.pad_token_id) {  // as the reference's table: the padding row starts, and stays, zero
+    if (embedding &&
+        c.pad_token_id) {  // as the reference's table: the padding row starts, and stays, zero
       float* row = w + *c.pad_token_id * c.hidden_size;
       for (idx i = 0; i < c.hidden_size; ++i) row[i] = 0.0F;
     }

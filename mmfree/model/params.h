@@ -1,6 +1,6 @@
 #pragma once
-// The parameters of the network: one table from which allocation, initialisation, optimizer groups, checkpoints and
-// packing derive. Shapes are (out, in) for weights applied as x * W^T.
+// The parameters of the network: one table from which allocation, initialisation, optimizer groups,
+// checkpoints and packing derive. Shapes are (out, in) for weights applied as x * W^T.
 #include <string>
 #include <vector>
 
@@ -22,9 +22,9 @@ struct ParamInfo {
   std::string gguf_name;   // "blk.0.attn_i.weight"
   std::vector<idx> shape;  // one or two extents
   ParamInit init;
-  bool ternary;            // used through the ternary quantiser
-  bool decay;              // weight decay applies
-  idx offset;              // first element in flat storage (multiples of 16)
+  bool ternary;  // used through the ternary quantiser
+  bool decay;    // weight decay applies
+  idx offset;    // first element in flat storage (multiples of 16)
 
   idx size() const;
 };
@@ -38,26 +38,26 @@ idx parameter_count(const std::vector<ParamInfo>& table);
 
 // Typed pointers into flat storage of values or of gradients.
 struct LayerParams {
-  float* attn_norm;                // (D)
-  float *i_w, *f_w, *g_w;          // (M, D)
+  float* attn_norm;                    // (D)
+  float *i_w, *f_w, *g_w;              // (M, D)
   float *i_norm, *f_norm, *g_in_norm;  // (D): the norms inside the projections
-  float* g_norm;                   // (M): gain of the gated output norm
-  float* o_w;                      // (D, M)
-  float* o_norm;                   // (M)
-  float* mlp_norm;                 // (D)
-  float* gate_w;                   // (2F, D): gate rows, then up rows
-  float* gate_norm;                // (D)
-  float* down_w;                   // (D, F)
-  float* down_norm;                // (F)
+  float* g_norm;                       // (M): gain of the gated output norm
+  float* o_w;                          // (D, M)
+  float* o_norm;                       // (M)
+  float* mlp_norm;                     // (D)
+  float* gate_w;                       // (2F, D): gate rows, then up rows
+  float* gate_norm;                    // (D)
+  float* down_w;                       // (D, F)
+  float* down_norm;                    // (F)
 };
 
 struct ParamViews {
-  float* embedding;                // (V, D)
-  float* lower_bounds;             // (L, D), null when the configuration has none
+  float* embedding;     // (V, D)
+  float* lower_bounds;  // (L, D), null when the configuration has none
   std::vector<LayerParams> layers;
-  float* norm;                     // (D)
-  float* head_w;                   // (V, D); the embedding when tied
-  float* head_norm;                // (D)
+  float* norm;       // (D)
+  float* head_w;     // (V, D); the embedding when tied
+  float* head_norm;  // (D)
 };
 
 ParamViews view_params(const std::vector<ParamInfo>& table, const MatmulFreeConfig& config,

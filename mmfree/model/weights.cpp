@@ -17,8 +17,9 @@ constexpr std::size_t kConfigLimitBytes = std::size_t{16} << 20;
 void check_finite(const std::string& file, const ParamInfo& info, const float* w) {
   for (idx k = 0; k < info.size(); ++k)
     if (!std::isfinite(w[k]))
-      fail(ErrorKind::format, fmt::format("{}: tensor {} holds {} at element {}, expected finite numbers",
-                                          file, info.name, w[k], k));
+      fail(ErrorKind::format,
+           fmt::format("{}: tensor {} holds {} at element {}, expected finite numbers", file,
+                       info.name, w[k], k));
 }
 
 }  // namespace
@@ -37,17 +38,17 @@ void check_tensors(const SafetensorsSet& set, const std::vector<ParamInfo>& tabl
       fail(ErrorKind::format, fmt::format("{}: tensor {} is missing; the configuration asks for it",
                                           set.path(), info.name));
     if (t->shape != info.shape)
-      fail(ErrorKind::format, fmt::format("{}: tensor {} has shape {}, expected {} by the configuration",
-                                          set.path(), info.name, shape_text(t->shape),
-                                          shape_text(info.shape)));
+      fail(ErrorKind::format,
+           fmt::format("{}: tensor {} has shape {}, expected {} by the configuration", set.path(),
+                       info.name, shape_text(t->shape), shape_text(info.shape)));
     if (t->dtype != DType::f32 && t->dtype != DType::f16 && t->dtype != DType::bf16)
       fail(ErrorKind::format, fmt::format("{}: tensor {} is {}, expected F32, F16 or BF16",
                                           set.path(), info.name, dtype_name(t->dtype)));
   }
   for (const TensorView* t : set.tensors())
     if (!expected.contains(t->name))
-      fail(ErrorKind::format, fmt::format("{}: tensor {} is not part of the configured model",
-                                          set.path(), t->name));
+      fail(ErrorKind::format,
+           fmt::format("{}: tensor {} is not part of the configured model", set.path(), t->name));
 }
 
 Network load_network(const Ctx& ctx, const std::filesystem::path& directory) {
@@ -70,7 +71,9 @@ Network load_network(const Ctx& ctx, const std::filesystem::path& directory) {
 void save_network(const Network& net, const std::filesystem::path& directory, DType dtype) {
   make_directories(directory);
   MatmulFreeConfig config = net.config;
-  config.torch_dtype = dtype == DType::f16 ? "float16" : dtype == DType::bf16 ? "bfloat16" : "float32";
+  config.torch_dtype = dtype == DType::f16    ? "float16"
+                       : dtype == DType::bf16 ? "bfloat16"
+                                              : "float32";
   std::vector<TensorSpec> specs;
   for (const ParamInfo& info : net.table) specs.push_back({info.name, dtype, info.shape});
   SafetensorsWriter writer(directory / "model.safetensors", specs, {{"format", "pt"}});

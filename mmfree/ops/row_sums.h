@@ -1,6 +1,6 @@
 #pragma once
-// Sums over rows that do not depend on the number of threads: rows are cut into chunks of fixed size, each chunk sums into its
-// own buffer, and the chunks are added in order.
+// Sums over rows that do not depend on the number of threads: rows are cut into chunks of fixed
+// size, each chunk sums into its own buffer, and the chunks are added in order.
 #include "mmfree/core/buffer.h"
 #include "mmfree/core/parallel.h"
 
@@ -8,8 +8,8 @@ namespace mmfree {
 
 inline constexpr idx kRowChunk = 64;
 
-// body(begin, end, partial) adds rows [begin, end) into partial (vectors, width), which starts at zero. The totals are added
-// to targets[v] (width); a null target is skipped.
+// body(begin, end, partial) adds rows [begin, end) into partial (vectors, width), which starts at
+// zero. The totals are added to targets[v] (width); a null target is skipped.
 template <class F>
 void sum_over_rows(const Ctx& ctx, idx rows, idx vectors, idx width, float* const* targets,
                    const F& body) {

@@ -7,7 +7,8 @@
 
 namespace mmfree {
 namespace {
-constexpr idx kChunk = 1 << 14;  // weights summed in one go; fixed, so that the sum does not depend on threads
+constexpr idx kChunk =
+    1 << 14;  // weights summed in one go; fixed, so that the sum does not depend on threads
 }
 
 float ternary_quantize(const Ctx& ctx, const float* w, idx n, std::int8_t* codes) {

@@ -3,7 +3,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "mmfree/core/error.h"
@@ -90,12 +89,11 @@ std::string hash_data(const TokenData& data) {
 double default_peak_lr(idx d) {
   if (d >= 2560) return 1.5e-3;
   if (d >= 2048) return 2.5e-3;
-  if (d >= 1024) return 4e-3;
-  return std::min(1e-2, 4e-3 * std::sqrt(1024.0 / static_cast<double>(d)));
+  return 4e-3;
 }
 
 idx default_warmup_steps(idx steps) {
-  return std::min<idx>(1000, steps / 20);
+  return std::min<idx>(1000, steps / 10);
 }
 
 idx default_micro_batch(const MatmulFreeConfig& c, idx seq, idx sequences) {

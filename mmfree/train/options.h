@@ -49,7 +49,7 @@ struct TrainOptions {
 std::string hash_data(const TokenData& data);
 
 // Defaults that depend on other options.
-double default_peak_lr(idx hidden_size);  // the paper's at its sizes, larger for smaller models
+double default_peak_lr(idx hidden_size);  // the paper's at its sizes, 4e-3 below them
 idx default_warmup_steps(idx steps);
 idx default_micro_batch(const MatmulFreeConfig& config, idx seq, idx sequences);
 

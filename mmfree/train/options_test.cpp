@@ -12,6 +12,7 @@ namespace {
 TrainOptions some_options() {
   TrainOptions o;
   o.config = size_preset("tiny", 500);
+  o.config.hidden_size = 128;
   o.data_hash = "00ff";
   o.schedule = {.kind = ScheduleKind::cosine, .steps = 30, .warmup_steps = 3, .peak_lr = 0.1 + 0.2};
   o.batch_tokens = 256;

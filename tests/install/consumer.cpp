@@ -1,4 +1,5 @@
-// Uses the installed library as a program of somebody else would: load a model, feed ids, take the likeliest token.
+// Uses the installed library as a program of somebody else would: load a model, feed ids, take the
+// likeliest token.
 #include <mmfree/mmfree.h>
 
 #include <cstdio>
@@ -15,7 +16,8 @@ int main(int argc, char** argv) {
     options.temperature = 0;
     std::vector<mmfree::Candidate> scratch;
     const std::int32_t next = mmfree::sample(session.prefill(tokens), options, nullptr, 0, scratch);
-    std::printf("next token %d after %lld tokens\n", next, static_cast<long long>(session.position()));
+    std::printf("next token %d after %lld tokens\n", next,
+                static_cast<long long>(session.position()));
   } catch (const mmfree::Error& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

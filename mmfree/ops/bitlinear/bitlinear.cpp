@@ -14,16 +14,20 @@ constexpr idx kGroupBytes = kTileOutputs * kTileInputs;
 // Rows of the batch below which threads share the outputs instead of the rows.
 constexpr idx kRowsPerThread = 12;
 
-idx tile_count(idx out) { return (out + kTileOutputs - 1) / kTileOutputs; }
+idx tile_count(idx out) {
+  return (out + kTileOutputs - 1) / kTileOutputs;
+}
 
-// One row of codes into its lane of a tile: bytes t + 1; inputs past the end are 1 (they meet zero activations).
+// One row of codes into its lane of a tile: bytes t + 1; inputs past the end are 1 (they meet zero
+// activations).
 void code_row_to_tile(const std::int8_t* codes, idx in, idx lane, std::uint8_t* tile) {
   std::uint8_t* to = tile + lane * kTileInputs;
   idx k = 0;
   for (; k + kTileInputs <= in; k += kTileInputs, to += kGroupBytes) {
     std::uint32_t v;
     std::memcpy(&v, codes + k, sizeof v);
-    // Four byte-wise additions of 1 at once: no carry leaves a byte because its top bit is handled apart.
+    // Four byte-wise additions of 1 at once: no carry leaves a byte because its top bit is handled
+    // apart.
     v = ((v & 0x7f7f7f7fU) + 0x01010101U) ^ (v & 0x80808080U);
     std::memcpy(to, &v, sizeof v);
   }
@@ -116,8 +120,7 @@ void bitlinear_packed(const Ctx& ctx, idx rows, const CodeRows& x, const PackedM
       const idx t1 = std::min(t0 + kGroup, end);
       for (idx o = t0 * kTileOutputs; o < std::min(t1 * kTileOutputs, w.out); ++o) {
         unpack_row(w.format, w.rows + o * row_bytes, w.in, codes);
-        code_row_to_tile(codes, w.in, o % kTileOutputs,
-                         tiles + (o / kTileOutputs - t0) * size);
+        code_row_to_tile(codes, w.in, o % kTileOutputs, tiles + (o / kTileOutputs - t0) * size);
       }
       BitlinearArgs args = make_args(x, w.in, w.scale, w.out, residual, y);
       args.tiles = tiles;

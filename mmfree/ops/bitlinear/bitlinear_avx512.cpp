@@ -6,8 +6,8 @@ namespace mmfree {
 namespace {
 
 struct Simd {
-  // 6 rows x 4 tiles: 24 sums, 4 weights and a broadcast fit 32 registers; 24 products per 10 loads keep both
-  // multipliers busy.
+  // 6 rows x 4 tiles: 24 sums, 4 weights and a broadcast fit 32 registers; 24 products per 10 loads
+  // keep both multipliers busy.
   static constexpr int kRows = 6;
   static constexpr int kTiles = 4;
   static constexpr int kIntParts = 1;

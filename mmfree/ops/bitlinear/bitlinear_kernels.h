@@ -1,18 +1,20 @@
 #pragma once
-// Blocked loops shared by the vector variants. Each file that includes this first defines, in an anonymous namespace, a
-// struct `Simd` with its register type and operations; everything here has internal linkage.
+// Blocked loops shared by the vector variants. Each file that includes this first defines, in an
+// anonymous namespace, a struct `Simd` with its register type and operations; everything here has
+// internal linkage.
 #include "mmfree/ops/bitlinear/bitlinear_variants.h"
 
 namespace mmfree {
 namespace {
 
-// Every loop over sums is unrolled by request: GCC 12 keeps an array in registers only if no loop over it is left when it
-// decides, and a spilled sum halves the speed.
+// Every loop over sums is unrolled by request: GCC 12 keeps an array in registers only if no loop
+// over it is left when it decides, and a spilled sum halves the speed.
 
-// ---- int8 x ternary ----------------------------------------------------------------------------------------------
+// ---- int8 x ternary
+// ----------------------------------------------------------------------------------------------
 
-// kRows x kTiles x 16 sums in registers: one broadcast of 4 codes meets kTiles x 16 outputs. The sums leave through memory,
-// so that nothing but this loop competes for registers.
+// kRows x kTiles x 16 sums in registers: one broadcast of 4 codes meets kTiles x 16 outputs. The
+// sums leave through memory, so that nothing but this loop competes for registers.
 template <int kRows, int kTiles>
 inline void bitlinear_sums(const std::uint8_t* tiles, idx tile_size, const std::int8_t* q,
                            idx q_stride, idx groups, std::int32_t* sums) {
@@ -58,8 +60,7 @@ inline void bitlinear_block(const BitlinearArgs& a, idx row, idx tile) {
     const float w_scale = a.w_scale;
     float* y = a.y + (row + r) * a.out + o;
     if (a.residual == nullptr) {
-      for (idx k = 0; k < count; ++k)
-        y[k] = static_cast<float>(sum[k] - x_sum) * x_scale * w_scale;
+      for (idx k = 0; k < count; ++k) y[k] = static_cast<float>(sum[k] - x_sum) * x_scale * w_scale;
     } else {
       const float* residual = a.residual + (row + r) * a.out + o;
       for (idx k = 0; k < count; ++k)
@@ -85,7 +86,8 @@ inline void bitlinear_loops(const BitlinearArgs& a, idx row_begin, idx row_end, 
   for (; t < tile_end; ++t) bitlinear_rows<1>(a, row_begin, row_end, t);
 }
 
-// ---- float x int8 -------------------------------------------------------------------------------------------------
+// ---- float x int8
+// -------------------------------------------------------------------------------------------------
 
 constexpr idx kSumBlock = 256;  // kGradBlock
 constexpr idx kPanelColumns = 512;
@@ -109,8 +111,8 @@ inline void pack_b(const GradGemmArgs& a, idx s0, idx s_count, idx n0, idx n_cou
   }
 }
 
-// A block, row-major with a fixed row length (a_col == 1) or in groups of kGemmRows interleaved (a_row == 1): whichever copies
-// contiguous memory.
+// A block, row-major with a fixed row length (a_col == 1) or in groups of kGemmRows interleaved
+// (a_row == 1): whichever copies contiguous memory.
 inline void pack_a_rows(const GradGemmArgs& a, idx m0, idx m_count, idx s0, idx s_count,
                         float* __restrict out) {
   for (idx m = 0; m < m_count; ++m) {
@@ -144,8 +146,8 @@ inline void pack_a_columns(const GradGemmArgs& a, idx m0, idx m_count, idx s0, i
 
 // One kGemmRows x kGemmColumns tile of C. kRowMajor says how A was packed.
 template <bool kRowMajor>
-inline void gemm_tile(const float* a, const float* b, idx s_count, float* c, idx c_stride,
-                      idx rows, idx columns, bool add) {
+inline void gemm_tile(const float* a, const float* b, idx s_count, float* c, idx c_stride, idx rows,
+                      idx columns, bool add) {
   constexpr int kRows = Simd::kGemmRows;
   constexpr int kParts = Simd::kGemmColumns / Simd::kFloats;
   typename Simd::Float acc[kRows][kParts];
@@ -156,7 +158,8 @@ inline void gemm_tile(const float* a, const float* b, idx s_count, float* c, idx
   for (idx s = 0; s < s_count; ++s) {
     typename Simd::Float bv[kParts];
 #pragma GCC unroll 4
-    for (int j = 0; j < kParts; ++j) bv[j] = Simd::load(b + s * Simd::kGemmColumns + j * Simd::kFloats);
+    for (int j = 0; j < kParts; ++j)
+      bv[j] = Simd::load(b + s * Simd::kGemmColumns + j * Simd::kFloats);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const typename Simd::Float av =

@@ -10,33 +10,34 @@ inline constexpr idx kTileInputs = 4;    // consecutive inputs that one 32-bit l
 
 // y (R, O) = codes x tiles. Works on rows [row_begin, row_end) and tiles [tile_begin, tile_end).
 struct BitlinearArgs {
-  const std::int8_t* q;        // (R, q_stride), zero from K up to the stride
+  const std::int8_t* q;  // (R, q_stride), zero from K up to the stride
   idx q_stride;
-  const float* x_scale;        // (R)
-  const std::int32_t* x_sum;   // (R)
-  const std::uint8_t* tiles;   // tile `first_tile` starts here; (tiles, groups, 16, 4) bytes t + 1
+  const float* x_scale;       // (R)
+  const std::int32_t* x_sum;  // (R)
+  const std::uint8_t* tiles;  // tile `first_tile` starts here; (tiles, groups, 16, 4) bytes t + 1
   idx first_tile;
-  idx groups;                  // ceil(K / 4)
+  idx groups;  // ceil(K / 4)
   float w_scale;
-  idx out;                     // O
-  const float* residual;       // (R, O) or null
-  float* y;                    // (R, O)
+  idx out;                // O
+  const float* residual;  // (R, O) or null
+  float* y;               // (R, O)
 };
 using BitlinearFn = void (*)(const BitlinearArgs& a, idx row_begin, idx row_end, idx tile_begin,
                              idx tile_end) noexcept;
 
-// C (M, N) = or += A (M, S) x B (S, N), B int8 codes. A(m, s) = a[m * a_row + s * a_col] * factor * (s_scale ? s_scale[s] : 1).
-// Exactly one of a_row, a_col is 1. Works on rows [m_begin, m_end) of C.
+// C (M, N) = or += A (M, S) x B (S, N), B int8 codes. A(m, s) = a[m * a_row + s * a_col] * factor *
+// (s_scale ? s_scale[s] : 1). Exactly one of a_row, a_col is 1. Works on rows [m_begin, m_end) of
+// C.
 struct GradGemmArgs {
-  idx n;                  // N
-  idx s;                  // S, the summed extent
+  idx n;  // N
+  idx s;  // S, the summed extent
   const float* a;
   idx a_row, a_col;
   float factor;
-  const float* s_scale;   // (S) or null
-  const std::int8_t* b;   // (S, b_stride)
+  const float* s_scale;  // (S) or null
+  const std::int8_t* b;  // (S, b_stride)
   idx b_stride;
-  float* c;               // (M, N)
+  float* c;  // (M, N)
   bool accumulate;
 };
 using GradGemmFn = void (*)(const GradGemmArgs& a, idx m_begin, idx m_end, float* scratch) noexcept;

@@ -3,7 +3,8 @@
 
 namespace mmfree::avx512 {
 
-void cross_entropy_rows(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient, float grad_scale, float* nll, idx begin, idx end) noexcept {
+void cross_entropy_rows(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient,
+                        float grad_scale, float* nll, idx begin, idx end) noexcept {
   forward_rows(vocab, logits, labels, with_gradient, grad_scale, nll, begin, end);
 }
 

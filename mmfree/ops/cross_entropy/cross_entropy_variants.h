@@ -6,16 +6,21 @@
 namespace mmfree {
 
 // Rows [begin, end).
-using CrossEntropyRowsFn = void (*)(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient, float grad_scale, float* nll, idx begin, idx end) noexcept;
+using CrossEntropyRowsFn = void (*)(idx vocab, float* logits, const std::int32_t* labels,
+                                    bool with_gradient, float grad_scale, float* nll, idx begin,
+                                    idx end) noexcept;
 
 namespace scalar {
-void cross_entropy_rows(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient, float grad_scale, float* nll, idx begin, idx end) noexcept;
+void cross_entropy_rows(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient,
+                        float grad_scale, float* nll, idx begin, idx end) noexcept;
 }  // namespace scalar
 namespace avx2 {
-void cross_entropy_rows(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient, float grad_scale, float* nll, idx begin, idx end) noexcept;
+void cross_entropy_rows(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient,
+                        float grad_scale, float* nll, idx begin, idx end) noexcept;
 }  // namespace avx2
 namespace avx512 {
-void cross_entropy_rows(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient, float grad_scale, float* nll, idx begin, idx end) noexcept;
+void cross_entropy_rows(idx vocab, float* logits, const std::int32_t* labels, bool with_gradient,
+                        float grad_scale, float* nll, idx begin, idx end) noexcept;
 }  // namespace avx512
 
 inline constexpr Variant<CrossEntropyRowsFn> cross_entropy_rows_variants[] = {

@@ -10,10 +10,11 @@ void embedding(const Ctx& ctx, idx rows, idx width, const std::int32_t* ids,  //
                const float* table,                                            // (V, D)
                float* x);                                                     // (R, D)
 
-// dtable[ids[r]] += dx[r] in ascending r, for any thread count; rows with id == padding get nothing (-1: no padding id).
+// dtable[ids[r]] += dx[r] in ascending r, for any thread count; rows with id == padding get nothing
+// (-1: no padding id).
 void embedding_backward(const Ctx& ctx, idx rows, idx width, const std::int32_t* ids,
-                        const float* dx,    // (R, D)
+                        const float* dx,  // (R, D)
                         std::int32_t padding,
-                        float* dtable);     // (V, D) accumulated
+                        float* dtable);  // (V, D) accumulated
 
 }  // namespace mmfree

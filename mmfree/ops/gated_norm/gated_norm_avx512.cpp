@@ -7,7 +7,8 @@ void gated_norm_rows(const GatedNorm& a, idx begin, idx end) noexcept {
   forward_rows(a, begin, end);
 }
 
-void gated_norm_backward_rows(const GatedNormBackward& a, idx begin, idx end, float* partial) noexcept {
+void gated_norm_backward_rows(const GatedNormBackward& a, idx begin, idx end,
+                              float* partial) noexcept {
   backward_rows(a, begin, end, partial);
 }
 

@@ -16,8 +16,7 @@ inline void forward_rows(const GatedNorm& a, idx begin, idx end) {
     float* o = a.o + r * a.width;
     const float rstd = row_rstd(g, a.width, a.eps);
 #pragma GCC ivdep
-    for (idx k = 0; k < a.width; ++k)
-      o[k] = g[k] * rstd * a.gain[k] * (h[k] * sigmoid_f32(h[k]));
+    for (idx k = 0; k < a.width; ++k) o[k] = g[k] * rstd * a.gain[k] * (h[k] * sigmoid_f32(h[k]));
   }
 }
 
@@ -40,8 +39,8 @@ inline void backward_rows(const GatedNormBackward& a, idx begin, idx end, float*
       partial[k] += dn * xhat;
       dg[k] = dn * a.gain[k];
     }
-    const float mean = canonical_sum(n, [=](idx k) { return g[k] * rstd * dg[k]; }) /
-                       static_cast<float>(n);
+    const float mean =
+        canonical_sum(n, [=](idx k) { return g[k] * rstd * dg[k]; }) / static_cast<float>(n);
 #pragma GCC ivdep
     for (idx k = 0; k < n; ++k) dg[k] = (dg[k] - g[k] * rstd * mean) * rstd;
   }

@@ -8,19 +8,23 @@ namespace mmfree {
 // Rows [begin, end).
 using GatedNormRowsFn = void (*)(const GatedNorm& a, idx begin, idx end) noexcept;
 // Rows [begin, end); partial (M) gets the gain gradient of these rows, added to.
-using GatedNormBackwardRowsFn = void (*)(const GatedNormBackward& a, idx begin, idx end, float* partial) noexcept;
+using GatedNormBackwardRowsFn = void (*)(const GatedNormBackward& a, idx begin, idx end,
+                                         float* partial) noexcept;
 
 namespace scalar {
 void gated_norm_rows(const GatedNorm& a, idx begin, idx end) noexcept;
-void gated_norm_backward_rows(const GatedNormBackward& a, idx begin, idx end, float* partial) noexcept;
+void gated_norm_backward_rows(const GatedNormBackward& a, idx begin, idx end,
+                              float* partial) noexcept;
 }  // namespace scalar
 namespace avx2 {
 void gated_norm_rows(const GatedNorm& a, idx begin, idx end) noexcept;
-void gated_norm_backward_rows(const GatedNormBackward& a, idx begin, idx end, float* partial) noexcept;
+void gated_norm_backward_rows(const GatedNormBackward& a, idx begin, idx end,
+                              float* partial) noexcept;
 }  // namespace avx2
 namespace avx512 {
 void gated_norm_rows(const GatedNorm& a, idx begin, idx end) noexcept;
-void gated_norm_backward_rows(const GatedNormBackward& a, idx begin, idx end, float* partial) noexcept;
+void gated_norm_backward_rows(const GatedNormBackward& a, idx begin, idx end,
+                              float* partial) noexcept;
 }  // namespace avx512
 
 inline constexpr Variant<GatedNormRowsFn> gated_norm_rows_variants[] = {

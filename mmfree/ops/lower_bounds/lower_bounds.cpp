@@ -6,7 +6,8 @@
 namespace mmfree {
 namespace {
 
-// Softmax over layers of one channel. The tables are small (L x D, once per step): double costs nothing here.
+// Softmax over layers of one channel. The tables are small (L x D, once per step): double costs
+// nothing here.
 void softmax_column(idx layers, idx width, const float* raw, idx channel, std::vector<double>& s) {
   double largest = static_cast<double>(raw[channel]);
   for (idx l = 1; l < layers; ++l)
@@ -40,7 +41,8 @@ void lower_bounds_backward(idx layers, idx width, const float* raw, const float*
   std::vector<double> ds(static_cast<std::size_t>(layers));
   for (idx c = 0; c < width; ++c) {
     softmax_column(layers, width, raw, c, s);
-    // bound[l] holds s[1..l], so s[k] (k >= 1) gets the gradients of all bounds from k on; s[0] appears in none.
+    // bound[l] holds s[1..l], so s[k] (k >= 1) gets the gradients of all bounds from k on; s[0]
+    // appears in none.
     double tail = 0;
     double dot = 0;
     for (idx l = layers - 1; l >= 0; --l) {

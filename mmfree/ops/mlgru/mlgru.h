@@ -20,8 +20,9 @@ struct Mlgru {
   const float* f_pre;        // (B, T, M)
   const float* lower_bound;  // (M) or null
   const std::uint8_t* mask;  // (B, T), 0 or 1, or null: all ones
-  float* state;              // (B, M) h before the first token, overwritten with h after the last; null: starts at zero
-  float* h;                  // (B, T, M)
+  float* state;  // (B, M) h before the first token, overwritten with h after the last; null: starts
+                 // at zero
+  float* h;      // (B, T, M)
 };
 void mlgru(const Ctx& ctx, const Mlgru& a);
 

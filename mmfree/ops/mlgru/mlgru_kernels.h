@@ -1,5 +1,6 @@
 #pragma once
-// Source of all variants. Lanes run over channels, so each channel's chain of operations is the same in every variant.
+// Source of all variants. Lanes run over channels, so each channel's chain of operations is the
+// same in every variant.
 #include "mmfree/core/fastmath.h"
 #include "mmfree/ops/mlgru/mlgru.h"
 
@@ -16,8 +17,7 @@ inline void forward_channels(const Mlgru& a, idx sequence, idx begin, idx end) {
     const float* f_pre = a.f_pre + row;
     float* h = a.h + row;
     const float* before = t > 0 ? h - a.width : state;
-    const float keep =
-        a.mask == nullptr || a.mask[sequence * a.length + t] != 0 ? 1.0F : 0.0F;
+    const float keep = a.mask == nullptr || a.mask[sequence * a.length + t] != 0 ? 1.0F : 0.0F;
 #pragma GCC ivdep
     for (idx c = begin; c < end; ++c) {
       const float open = sigmoid_f32(f_pre[c]);
@@ -32,7 +32,8 @@ inline void forward_channels(const Mlgru& a, idx sequence, idx begin, idx end) {
   }
 }
 
-// Reverse time: delta_t = dh_t + f_{t+1} delta_{t+1};  di_t = delta_t;  df_t = delta_t h_{t-1} + (through i) .
+// Reverse time: delta_t = dh_t + f_{t+1} delta_{t+1};  di_t = delta_t;  df_t = delta_t h_{t-1} +
+// (through i) .
 inline void backward_channels(const MlgruBackward& a, idx sequence, idx begin, idx end,
                               float* d_bound) {
   constexpr idx kBlock = 64;
@@ -50,8 +51,7 @@ inline void backward_channels(const MlgruBackward& a, idx sequence, idx begin, i
       float* di_pre = a.di_pre + row;
       float* df_pre = a.df_pre + row;
       const float* bound = a.lower_bound == nullptr ? nullptr : a.lower_bound + c0;
-      const float keep =
-          a.mask == nullptr || a.mask[sequence * a.length + t] != 0 ? 1.0F : 0.0F;
+      const float keep = a.mask == nullptr || a.mask[sequence * a.length + t] != 0 ? 1.0F : 0.0F;
 #pragma GCC ivdep
       for (idx c = 0; c < n; ++c) {
         const float open = sigmoid_f32(f_pre[c]);

@@ -8,19 +8,23 @@ namespace mmfree {
 // Channels [begin, end) of one sequence, all time steps.
 using MlgruChannelsFn = void (*)(const Mlgru& a, idx sequence, idx begin, idx end) noexcept;
 // Likewise; d_bound (M) gets this sequence's sum (overwritten).
-using MlgruBackwardChannelsFn = void (*)(const MlgruBackward& a, idx sequence, idx begin, idx end, float* d_bound) noexcept;
+using MlgruBackwardChannelsFn = void (*)(const MlgruBackward& a, idx sequence, idx begin, idx end,
+                                         float* d_bound) noexcept;
 
 namespace scalar {
 void mlgru_channels(const Mlgru& a, idx sequence, idx begin, idx end) noexcept;
-void mlgru_backward_channels(const MlgruBackward& a, idx sequence, idx begin, idx end, float* d_bound) noexcept;
+void mlgru_backward_channels(const MlgruBackward& a, idx sequence, idx begin, idx end,
+                             float* d_bound) noexcept;
 }  // namespace scalar
 namespace avx2 {
 void mlgru_channels(const Mlgru& a, idx sequence, idx begin, idx end) noexcept;
-void mlgru_backward_channels(const MlgruBackward& a, idx sequence, idx begin, idx end, float* d_bound) noexcept;
+void mlgru_backward_channels(const MlgruBackward& a, idx sequence, idx begin, idx end,
+                             float* d_bound) noexcept;
 }  // namespace avx2
 namespace avx512 {
 void mlgru_channels(const Mlgru& a, idx sequence, idx begin, idx end) noexcept;
-void mlgru_backward_channels(const MlgruBackward& a, idx sequence, idx begin, idx end, float* d_bound) noexcept;
+void mlgru_backward_channels(const MlgruBackward& a, idx sequence, idx begin, idx end,
+                             float* d_bound) noexcept;
 }  // namespace avx512
 
 inline constexpr Variant<MlgruChannelsFn> mlgru_channels_variants[] = {

@@ -1,6 +1,6 @@
 #pragma once
-// y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + eps). The plain outer norm, for hidden states that are looked at;
-// the network itself normalises inside rmsnorm_quant.
+// y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + eps). The plain outer norm, for hidden states
+// that are looked at; the network itself normalises inside rmsnorm_quant.
 #include "mmfree/core/parallel.h"
 
 namespace mmfree {

@@ -6,16 +6,20 @@
 namespace mmfree {
 
 // Rows [begin, end).
-using RmsnormRowsFn = void (*)(idx width, const float* x, const float* gain, float eps, float* y, idx begin, idx end) noexcept;
+using RmsnormRowsFn = void (*)(idx width, const float* x, const float* gain, float eps, float* y,
+                               idx begin, idx end) noexcept;
 
 namespace scalar {
-void rmsnorm_rows(idx width, const float* x, const float* gain, float eps, float* y, idx begin, idx end) noexcept;
+void rmsnorm_rows(idx width, const float* x, const float* gain, float eps, float* y, idx begin,
+                  idx end) noexcept;
 }  // namespace scalar
 namespace avx2 {
-void rmsnorm_rows(idx width, const float* x, const float* gain, float eps, float* y, idx begin, idx end) noexcept;
+void rmsnorm_rows(idx width, const float* x, const float* gain, float eps, float* y, idx begin,
+                  idx end) noexcept;
 }  // namespace avx2
 namespace avx512 {
-void rmsnorm_rows(idx width, const float* x, const float* gain, float eps, float* y, idx begin, idx end) noexcept;
+void rmsnorm_rows(idx width, const float* x, const float* gain, float eps, float* y, idx begin,
+                  idx end) noexcept;
 }  // namespace avx512
 
 inline constexpr Variant<RmsnormRowsFn> rmsnorm_rows_variants[] = {

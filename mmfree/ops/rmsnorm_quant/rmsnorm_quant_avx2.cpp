@@ -7,7 +7,8 @@ void rmsnorm_quant_rows(const RmsnormQuant& a, idx begin, idx end) noexcept {
   forward_rows(a, begin, end);
 }
 
-void rmsnorm_quant_backward_rows(const RmsnormQuantBackward& a, idx begin, idx end, float* partial) noexcept {
+void rmsnorm_quant_backward_rows(const RmsnormQuantBackward& a, idx begin, idx end,
+                                 float* partial) noexcept {
   backward_rows(a, begin, end, partial);
 }
 

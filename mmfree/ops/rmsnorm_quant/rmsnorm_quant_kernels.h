@@ -1,15 +1,17 @@
 #pragma once
-// Source of all variants: plain loops over rows, compiled once per instruction set. Values are recomputed from x in each
-// pass over a row instead of being stored: the row is in the first-level cache and multiplications are free there.
+// Source of all variants: plain loops over rows, compiled once per instruction set. Values are
+// recomputed from x in each pass over a row instead of being stored: the row is in the first-level
+// cache and multiplications are free there.
 #include "mmfree/core/fastmath.h"
 #include "mmfree/ops/rmsnorm_quant/rmsnorm_quant.h"
 
 namespace mmfree {
 namespace {
 
-// round(v), halves away from zero, for |v| <= 127 and a rounding error: the scale makes sure of that, so there is nothing to
-// clamp (a clamp would only be jumped around and keep the loop from vectorising). A row that is not finite gets codes without
-// meaning and a scale that is not finite either, which makes its outputs NaN.
+// round(v), halves away from zero, for |v| <= 127 and a rounding error: the scale makes sure of
+// that, so there is nothing to clamp (a clamp would only be jumped around and keep the loop from
+// vectorising). A row that is not finite gets codes without meaning and a scale that is not finite
+// either, which makes its outputs NaN.
 inline std::int32_t quantise(float v) {
   const auto whole = static_cast<std::int32_t>(v);
   // Twice the remainder, exact, towards zero: 1 from a half up, -1 from minus a half down.
@@ -18,7 +20,8 @@ inline std::int32_t quantise(float v) {
                                    static_cast<std::uint32_t>(rest));
 }
 
-// One row of one projection: y = x * rstd0 * outer * rstd1 * gain (no outer norm: x * rstd1 * gain).
+// One row of one projection: y = x * rstd0 * outer * rstd1 * gain (no outer norm: x * rstd1 *
+// gain).
 struct RowNorm {
   const float* x;
   const float* outer;
@@ -33,7 +36,8 @@ inline float normed(const RowNorm& a, idx k) {
   return u * a.rstd1 * a.gain[k];
 }
 
-// q[k] = round(y * scale); returns the sum of the codes. The restrict matters: stores through int8* may alias anything.
+// q[k] = round(y * scale); returns the sum of the codes. The restrict matters: stores through int8*
+// may alias anything.
 template <bool kOuter>
 inline std::int32_t quantise_row(const RowNorm row, idx n, float scale, std::int8_t* __restrict q) {
   std::int32_t total = 0;
@@ -62,7 +66,8 @@ inline void forward_row(const RmsnormQuant& a, idx r) {
   });
   const float rstd1 = reciprocal_rms(squares, n, kInnerEps);
   if (a.inner_rstd != nullptr) a.inner_rstd[r] = rstd1;
-  const float poison = squares - squares;  // 0; NaN if the row is not finite, which the maximum below would hide
+  const float poison =
+      squares - squares;  // 0; NaN if the row is not finite, which the maximum below would hide
   for (int p = 0; p < a.projections; ++p) {
     const RowNorm row{x, outer, rstd0, a.gain[p], rstd1};
     float largest =
@@ -142,9 +147,12 @@ inline void backward_rows_of(const RmsnormQuantBackward& a, idx begin, idx end, 
 
 inline void backward_rows(const RmsnormQuantBackward& a, idx begin, idx end, float* partial) {
   switch (a.projections) {
-    case 1: return backward_rows_of<1>(a, begin, end, partial);
-    case 2: return backward_rows_of<2>(a, begin, end, partial);
-    default: return backward_rows_of<3>(a, begin, end, partial);
+    case 1:
+      return backward_rows_of<1>(a, begin, end, partial);
+    case 2:
+      return backward_rows_of<2>(a, begin, end, partial);
+    default:
+      return backward_rows_of<3>(a, begin, end, partial);
   }
 }
 

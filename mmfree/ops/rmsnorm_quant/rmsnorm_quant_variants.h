@@ -7,20 +7,25 @@ namespace mmfree {
 
 // Rows [begin, end).
 using RmsnormQuantRowsFn = void (*)(const RmsnormQuant& a, idx begin, idx end) noexcept;
-// Rows [begin, end). partial: (projections + 1, K) sums of the gain gradients, added to; the outer gain's comes last.
-using RmsnormQuantBackwardRowsFn = void (*)(const RmsnormQuantBackward& a, idx begin, idx end, float* partial) noexcept;
+// Rows [begin, end). partial: (projections + 1, K) sums of the gain gradients, added to; the outer
+// gain's comes last.
+using RmsnormQuantBackwardRowsFn = void (*)(const RmsnormQuantBackward& a, idx begin, idx end,
+                                            float* partial) noexcept;
 
 namespace scalar {
 void rmsnorm_quant_rows(const RmsnormQuant& a, idx begin, idx end) noexcept;
-void rmsnorm_quant_backward_rows(const RmsnormQuantBackward& a, idx begin, idx end, float* partial) noexcept;
+void rmsnorm_quant_backward_rows(const RmsnormQuantBackward& a, idx begin, idx end,
+                                 float* partial) noexcept;
 }  // namespace scalar
 namespace avx2 {
 void rmsnorm_quant_rows(const RmsnormQuant& a, idx begin, idx end) noexcept;
-void rmsnorm_quant_backward_rows(const RmsnormQuantBackward& a, idx begin, idx end, float* partial) noexcept;
+void rmsnorm_quant_backward_rows(const RmsnormQuantBackward& a, idx begin, idx end,
+                                 float* partial) noexcept;
 }  // namespace avx2
 namespace avx512 {
 void rmsnorm_quant_rows(const RmsnormQuant& a, idx begin, idx end) noexcept;
-void rmsnorm_quant_backward_rows(const RmsnormQuantBackward& a, idx begin, idx end, float* partial) noexcept;
+void rmsnorm_quant_backward_rows(const RmsnormQuantBackward& a, idx begin, idx end,
+                                 float* partial) noexcept;
 }  // namespace avx512
 
 inline constexpr Variant<RmsnormQuantRowsFn> rmsnorm_quant_rows_variants[] = {

@@ -1,5 +1,6 @@
 #pragma once
-// The channel mixer's gate: z = silu(p) * q with [p | q] side by side in one row (paper section 3.3.2).
+// The channel mixer's gate: z = silu(p) * q with [p | q] side by side in one row (paper
+// section 3.3.2).
 #include "mmfree/core/parallel.h"
 
 namespace mmfree {

@@ -7,7 +7,8 @@ void swiglu_rows(idx width, const float* pq, float* z, idx begin, idx end) noexc
   forward_rows(width, pq, z, begin, end);
 }
 
-void swiglu_backward_rows(idx width, const float* pq, const float* dz, float* dpq, idx begin, idx end) noexcept {
+void swiglu_backward_rows(idx width, const float* pq, const float* dz, float* dpq, idx begin,
+                          idx end) noexcept {
   backward_rows(width, pq, dz, dpq, begin, end);
 }
 

@@ -8,19 +8,23 @@ namespace mmfree {
 // Rows [begin, end).
 using SwigluRowsFn = void (*)(idx width, const float* pq, float* z, idx begin, idx end) noexcept;
 // Rows [begin, end).
-using SwigluBackwardRowsFn = void (*)(idx width, const float* pq, const float* dz, float* dpq, idx begin, idx end) noexcept;
+using SwigluBackwardRowsFn = void (*)(idx width, const float* pq, const float* dz, float* dpq,
+                                      idx begin, idx end) noexcept;
 
 namespace scalar {
 void swiglu_rows(idx width, const float* pq, float* z, idx begin, idx end) noexcept;
-void swiglu_backward_rows(idx width, const float* pq, const float* dz, float* dpq, idx begin, idx end) noexcept;
+void swiglu_backward_rows(idx width, const float* pq, const float* dz, float* dpq, idx begin,
+                          idx end) noexcept;
 }  // namespace scalar
 namespace avx2 {
 void swiglu_rows(idx width, const float* pq, float* z, idx begin, idx end) noexcept;
-void swiglu_backward_rows(idx width, const float* pq, const float* dz, float* dpq, idx begin, idx end) noexcept;
+void swiglu_backward_rows(idx width, const float* pq, const float* dz, float* dpq, idx begin,
+                          idx end) noexcept;
 }  // namespace avx2
 namespace avx512 {
 void swiglu_rows(idx width, const float* pq, float* z, idx begin, idx end) noexcept;
-void swiglu_backward_rows(idx width, const float* pq, const float* dz, float* dpq, idx begin, idx end) noexcept;
+void swiglu_backward_rows(idx width, const float* pq, const float* dz, float* dpq, idx begin,
+                          idx end) noexcept;
 }  // namespace avx512
 
 inline constexpr Variant<SwigluRowsFn> swiglu_rows_variants[] = {
