@@ -129,18 +129,16 @@ inline void pack_a_rows(const GradGemmArgs& a, idx m0, idx m_count, idx s0, idx 
 inline void pack_a_columns(const GradGemmArgs& a, idx m0, idx m_count, idx s0, idx s_count,
                            float* __restrict out) {
   constexpr idx kRows = Simd::kGemmRows;
-  for (idx m = 0; m < m_count; m += kRows) {
-    const idx rows = m_count - m < kRows ? m_count - m : kRows;
-    float* __restrict to = out + m * kSumBlock;
-    for (idx s = 0; s < s_count; ++s) {
-      const float* column = a.a + (s0 + s) * a.a_col + m0 + m;
-      const float factor = a.s_scale == nullptr ? a.factor : a.factor * a.s_scale[s0 + s];
-      if (rows == kRows) {
-        for (idx j = 0; j < kRows; ++j) to[s * kRows + j] = column[j] * factor;
-      } else {
-        for (idx j = 0; j < rows; ++j) to[s * kRows + j] = column[j] * factor;
-      }
-    }
+  // Along the rows of memory: column by column each step would touch another cache line, often of
+  // the same set.
+  for (idx s = 0; s < s_count; ++s) {
+    const float* __restrict row = a.a + (s0 + s) * a.a_col + m0;
+    const float factor = a.s_scale == nullptr ? a.factor : a.factor * a.s_scale[s0 + s];
+    float* to = out + s * kRows;
+    idx m = 0;
+    for (; m + kRows <= m_count; m += kRows)
+      for (idx j = 0; j < kRows; ++j) to[m * kSumBlock + j] = row[m + j] * factor;
+    for (idx j = 0; m + j < m_count; ++j) to[m * kSumBlock + j] = row[m + j] * factor;
   }
 }
 
