@@ -126,7 +126,7 @@ void info(const std::string& directory, bool as_json) {
 }  // namespace
 
 int cmd_data(Args args) {
-  CLI::App app("Prepares text for training", "data");
+  CLI::App app("Prepares text for training", "mmfree data");
   app.require_subcommand(1);
   bool as_json = false;
 

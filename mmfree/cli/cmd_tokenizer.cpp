@@ -80,7 +80,7 @@ void train(const std::vector<std::string>& files, const std::string& out, Tokeni
 }  // namespace
 
 int cmd_tokenizer(Args args) {
-  CLI::App app("Trains and uses SentencePiece tokenizers", "tokenizer");
+  CLI::App app("Trains and uses SentencePiece tokenizers", "mmfree tokenizer");
   app.require_subcommand(1);
 
   bool as_json = false;

@@ -213,7 +213,7 @@ std::string summary_json(const TrainOptions& o, const TrainSummary& s) {
 
 int cmd_train(Args args) {
   Given g;
-  CLI::App app("Trains a model on prepared text", "train");
+  CLI::App app("Trains a model on prepared text", "mmfree train");
   add_options(app, g);
   if (!parse_options(app, args)) return 0;
 
