@@ -21,15 +21,15 @@ int exit_code(ErrorKind kind) noexcept {
   return 1;
 }
 
-void fail(ErrorKind kind, std::string message, std::source_location where) {
-  throw Error(kind, std::move(message), where);
+void fail(ErrorKind kind, std::string message) {
+  throw Error(kind, std::move(message));
 }
 
-void fail_errno(std::string_view action, std::string_view path, std::source_location where) {
+void fail_errno(std::string_view action, std::string_view path) {
   const int code = errno;
   std::string message;
   message.append(path).append(": cannot ").append(action).append(": ").append(std::strerror(code));
-  throw Error(ErrorKind::io, std::move(message), where);
+  throw Error(ErrorKind::io, std::move(message));
 }
 
 #ifdef MMFREE_ASSERTIONS

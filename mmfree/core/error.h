@@ -2,9 +2,9 @@
 // The one exception type of the library. The library never prints, exits or aborts: it throws
 // Error, and the command line turns the kind into an exit code.
 #include <exception>
-#include <source_location>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace mmfree {
 
@@ -19,16 +19,13 @@ enum class ErrorKind {
 
 class Error : public std::exception {
  public:
-  Error(ErrorKind kind, std::string message, std::source_location where)
-      : kind_(kind), message_(std::move(message)), where_(where) {}
+  Error(ErrorKind kind, std::string message) : kind_(kind), message_(std::move(message)) {}
   const char* what() const noexcept override { return message_.c_str(); }
   ErrorKind kind() const noexcept { return kind_; }
-  const std::source_location& where() const noexcept { return where_; }
 
  private:
   ErrorKind kind_;
   std::string message_;
-  std::source_location where_;
 };
 
 // Exit code of the program: 2 for wrong usage or bad input (the user can mend it), 1 when a run
@@ -36,12 +33,10 @@ class Error : public std::exception {
 int exit_code(ErrorKind kind) noexcept;
 
 // Messages say what was wrong, what was found and what was expected.
-[[noreturn]] void fail(ErrorKind kind, std::string message,
-                       std::source_location where = std::source_location::current());
+[[noreturn]] void fail(ErrorKind kind, std::string message);
 
 // "path: strerror(errno)" as an io Error.
-[[noreturn]] void fail_errno(std::string_view action, std::string_view path,
-                             std::source_location where = std::source_location::current());
+[[noreturn]] void fail_errno(std::string_view action, std::string_view path);
 
 }  // namespace mmfree
 
