@@ -9,6 +9,7 @@
 #include "mmfree/core/buffer.h"
 #include "mmfree/core/cpu.h"
 #include "mmfree/core/error.h"
+#include "mmfree/core/fastmath.h"
 #include "mmfree/core/file.h"
 #include "mmfree/core/parallel.h"
 #include "mmfree/core/rng.h"
@@ -137,6 +138,29 @@ TEST(MappedFile, MissingFileAndFolderAreIoErrors) {
   const test::TempDir dir;
   EXPECT_THROW(MappedFile(dir.path() / "missing"), Error);
   EXPECT_THROW(MappedFile(dir.path()), Error);
+}
+
+// |got - want| in units of the last place of a float near `want`.
+double ulps(float got, double want) {
+  int exponent = 0;
+  std::frexp(want, &exponent);
+  return std::fabs(static_cast<double>(got) - want) / std::ldexp(1.0, exponent - 24);
+}
+
+TEST(FastMath, ExpAndSigmoidAreWithinTheStatedUlps) {
+  for (const float sign : {1.0F, -1.0F}) {
+    for (float m = 1e-6F; m < 87.0F; m = std::nextafter(m, 100.0F) + m * 3e-6F) {
+      const float x = sign * m;
+      const double exact = static_cast<double>(x);
+      ASSERT_LE(ulps(exp_f32(x), std::exp(exact)), 2.0) << "exp of " << x;
+      if (m < 80.0F) {
+        ASSERT_LE(ulps(sigmoid_f32(x), 1.0 / (1.0 + std::exp(-exact))), 3.0) << "sigmoid of " << x;
+      }
+    }
+  }
+  EXPECT_EQ(exp_f32(0.0F), 1.0F);
+  EXPECT_EQ(exp_f32(1e9F), exp_f32(88.0F));
+  EXPECT_EQ(exp_f32(-std::numeric_limits<float>::infinity()), exp_f32(-87.0F));
 }
 
 TEST(Cpu, ForcedIsaIsActive) {
