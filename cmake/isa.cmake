@@ -11,12 +11,15 @@ set(MMFREE_FLAGS_avx2 -O3 -mavx2 -mfma -mf16c -mbmi2 -fno-exceptions)
 # GCC 12 warns of uninitialised values inside its own AVX-512 header.
 set(MMFREE_FLAGS_avx512 -O3 -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mavx512dq -mavx512vl
     -mavx512vnni -mprefer-vector-width=512 -Wno-maybe-uninitialized -Wno-uninitialized -fno-exceptions)
+set(MMFREE_FLAGS_avxvnni ${MMFREE_FLAGS_avx2} -mavxvnni)
+set(MMFREE_FLAGS_avx512vbmi ${MMFREE_FLAGS_avx512} -mavx512vbmi)
 
-# mmf_isa_sources(OP): adds OP_scalar.cpp and, on x86, OP_avx2.cpp and OP_avx512.cpp of the current folder.
+# mmf_isa_sources(OP [ISA...]): adds OP_scalar.cpp and, on x86, OP_avx2.cpp, OP_avx512.cpp and those of the further
+# instruction sets, of the current folder.
 function(mmf_isa_sources op)
   set(variants scalar)
   if(MMFREE_X86)
-    list(APPEND variants avx2 avx512)
+    list(APPEND variants avx2 avx512 ${ARGN})
   endif()
   foreach(v IN LISTS variants)
     set(file ${CMAKE_CURRENT_SOURCE_DIR}/${op}_${v}.cpp)

@@ -1,5 +1,9 @@
 #include "mmfree/core/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 
@@ -8,14 +12,28 @@
 
 namespace mmfree {
 
+#if defined(__x86_64__)
+namespace {
+// CPUID leaf 7, sub-leaf 1, EAX bit 4; the compiler's own name for it is younger than GCC 12.
+bool has_avxvnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1U) != 0;
+}
+}  // namespace
+#endif
+
 std::string_view isa_name(Isa isa) {
   switch (isa) {
     case Isa::scalar:
       return "scalar";
     case Isa::avx2:
       return "avx2";
+    case Isa::avxvnni:
+      return "avxvnni";
     case Isa::avx512:
       return "avx512";
+    case Isa::avx512vbmi:
+      return "avx512vbmi";
   }
   return "?";
 }
@@ -28,10 +46,14 @@ bool cpu_has(Isa isa) {
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("bmi2");
+    case Isa::avxvnni:
+      return cpu_has(Isa::avx2) && has_avxvnni();
     case Isa::avx512:
       return cpu_has(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    case Isa::avx512vbmi:
+      return cpu_has(Isa::avx512) && __builtin_cpu_supports("avx512vbmi");
   }
   return false;
 #else
@@ -42,18 +64,19 @@ bool cpu_has(Isa isa) {
 namespace {
 Isa detect() {
   if (const char* forced = std::getenv("MMFREE_ISA"); forced != nullptr && *forced != '\0') {
-    for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    for (const Isa isa : kAllIsas) {
       if (isa_name(isa) != forced) continue;
       if (!cpu_has(isa))
         fail(ErrorKind::usage, std::string("MMFREE_ISA=") + forced + ": this CPU lacks it");
       return isa;
     }
-    fail(ErrorKind::usage,
-         std::string("MMFREE_ISA=") + forced + ": unknown; expected scalar, avx2 or avx512");
+    fail(ErrorKind::usage, std::string("MMFREE_ISA=") + forced +
+                               ": unknown; expected scalar, avx2, avxvnni, avx512 or avx512vbmi");
   }
-  for (const Isa isa : {Isa::avx512, Isa::avx2})
-    if (cpu_has(isa)) return isa;
-  return Isa::scalar;
+  Isa best = Isa::scalar;
+  for (const Isa isa : kAllIsas)
+    if (cpu_has(isa)) best = isa;
+  return best;
 }
 }  // namespace
 

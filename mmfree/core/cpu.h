@@ -4,13 +4,18 @@
 
 namespace mmfree {
 
-enum class Isa { scalar, avx2, avx512 };
+// In ascending order. A CPU of one has all before it but avxvnni, which AVX-512 takes the place of:
+// an op with an avxvnni variant has an avx512 one.
+enum class Isa { scalar, avx2, avxvnni, avx512, avx512vbmi };
+
+inline constexpr Isa kAllIsas[] = {Isa::scalar, Isa::avx2, Isa::avxvnni, Isa::avx512,
+                                   Isa::avx512vbmi};
 
 std::string_view isa_name(Isa isa);
 bool cpu_has(Isa isa);
 
 // The best instruction set of this machine, or the one that the environment variable MMFREE_ISA
-// names (scalar, avx2, avx512). Throws a usage Error if the CPU lacks it or the name is unknown.
+// names (see isa_name). Throws a usage Error if the CPU lacks it or the name is unknown.
 Isa active_isa();
 
 // One row of an op's table of variants; tables list the best first.

@@ -1,0 +1,274 @@
+#pragma once
+// Source of both AVX-512 variants; MMFREE_VBMI: with the byte permutation of VBMI.
+//
+// One to four tokens: planes are used where they lie in the byte. AND leaves digit p scaled by 4^p,
+// its sum goes to an accumulator of its own and is shifted down once at the end, so a weight byte
+// costs one AND and one multiply-add a plane. Base 3 first splits the byte into 81 d4 + i by two
+// (subtract, unsigned minimum) pairs: 81 d4 is multiplied as it is, its sum divided exactly at the
+// end by the inverse of 81 modulo 2^32; a table of 81 entries turns i into four 2-bit planes.
+//
+// More tokens: the block is unpacked once to one byte a weight, then products of 6 tokens x 64
+// outputs run from there.
+//
+// Sums leave through memory and every loop over them is unrolled by request: GCC 12 keeps an array
+// in registers only then (the test `kernels_do_not_spill` looks at the result).
+#include <immintrin.h>
+
+#include "mmfree/ops/tile_product/tile_product.h"
+
+namespace mmfree {
+namespace {
+
+// Bytes ahead of the reads: the hardware's own prefetch alone reaches 80 % of the memory's rate
+// when arithmetic is in between.
+constexpr idx kPrefetchAhead = 6144;
+
+// 81 * kInverse81 = 1 modulo 2^32: multiplying a multiple of 81 by it divides it.
+constexpr std::uint32_t kInverse81 = 0x781948b1U;
+static_assert(81U * kInverse81 == 1U);
+
+inline __m512i broadcast4(const std::int8_t* p) {
+  std::int32_t v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return _mm512_set1_epi32(v);
+}
+
+struct Base3 {
+  __m512i low;   // i's four digits as 2-bit planes
+  __m512i high;  // 81 * d4
+};
+
+#ifdef MMFREE_VBMI
+// Entry i: the digits of i in base 3 as 2-bit planes.
+struct DigitTable {
+  unsigned char planes[128];
+};
+constexpr DigitTable make_digit_table() {
+  DigitTable t{};
+  for (int i = 0; i < 81; ++i)
+    t.planes[i] = static_cast<unsigned char>(i % 3 | i / 3 % 3 << 2 | i / 9 % 3 << 4 | i / 27 << 6);
+  return t;
+}
+alignas(64) constexpr DigitTable kDigits = make_digit_table();
+
+inline Base3 split(__m512i v) {
+  __m512i i = _mm512_min_epu8(v, _mm512_sub_epi8(v, _mm512_set1_epi8(static_cast<char>(162))));
+  i = _mm512_min_epu8(i, _mm512_sub_epi8(i, _mm512_set1_epi8(81)));
+  const __m512i table0 = _mm512_load_si512(kDigits.planes);
+  const __m512i table1 = _mm512_load_si512(kDigits.planes + 64);
+  return {_mm512_permutex2var_epi8(table0, i, table1), _mm512_sub_epi8(v, i)};
+}
+#else
+// v mod 3^p for v < 3^(p + 1).
+inline __m512i remainder(__m512i v, int power) {
+  v = _mm512_min_epu8(v, _mm512_sub_epi8(v, _mm512_set1_epi8(static_cast<char>(2 * power))));
+  return _mm512_min_epu8(v, _mm512_sub_epi8(v, _mm512_set1_epi8(static_cast<char>(power))));
+}
+// The planes of i from differences of remainders, 27 d3 = i - i mod 27 and so on. A shuffle turns
+// them into digits in place: the low four bits tell 0, 27, 54 apart (0, 11, 6), and so 0, 9, 18 (0,
+// 9, 2) and 0, 3, 6.
+inline Base3 split(__m512i v) {
+  const __m512i i81 = remainder(v, 81);
+  const __m512i i27 = remainder(i81, 27);
+  const __m512i i9 = remainder(i27, 9);
+  const __m512i i3 = remainder(i9, 3);
+  const __m512i fifteen = _mm512_set1_epi8(15);
+  const __m512i d3 = _mm512_shuffle_epi8(
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 0, 0, -128, 0, 0, 0, 0, 64, 0, 0, 0, 0)),
+      _mm512_and_si512(_mm512_sub_epi8(i81, i27), fifteen));
+  const __m512i d2 = _mm512_shuffle_epi8(
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 32, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0)),
+      _mm512_and_si512(_mm512_sub_epi8(i27, i9), fifteen));
+  const __m512i d1 = _mm512_shuffle_epi8(
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 4, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0)),
+      _mm512_sub_epi8(i9, i3));
+  return {_mm512_or_si512(_mm512_or_si512(d3, d2), _mm512_or_si512(d1, i3)),
+          _mm512_sub_epi8(v, i81)};
+}
+#endif
+
+inline void store_outputs(__m512i sum, std::int32_t x_sum, float x_scale, float w_scale, float* y) {
+  const __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(x_sum)));
+  _mm512_storeu_ps(
+      y, _mm512_mul_ps(_mm512_mul_ps(v, _mm512_set1_ps(x_scale)), _mm512_set1_ps(w_scale)));
+}
+
+// kRows tokens x kGroups x 16 outputs, all inputs. sums (kRows, kGroups, 16).
+template <int kDigits, int kRows, int kGroups>
+inline void few_sums(const std::uint8_t* block, idx steps, const std::int8_t* q, idx q_stride,
+                     std::int32_t* sums) {
+  constexpr int kPlanes = 4;
+  __m512i acc[kRows][kGroups][kDigits];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g)
+#pragma GCC unroll 8
+      for (int p = 0; p < kDigits; ++p) acc[r][g][p] = _mm512_setzero_si512();
+  for (idx s = 0; s < steps; ++s) {
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) {
+      __m512i v = _mm512_load_si512(block + 64 * g);
+      // The whole step's lines: a pass over fewer groups leaves the rest in the cache for the next.
+      _mm_prefetch(reinterpret_cast<const char*>(block + 64 * g + kPrefetchAhead), _MM_HINT_T0);
+      if constexpr (kDigits == 5) {
+        const Base3 b = split(v);
+        v = b.low;
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r)
+          acc[r][g][4] =
+              _mm512_dpbusd_epi32(acc[r][g][4], b.high, broadcast4(q + r * q_stride + 16));
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < kPlanes; ++p) {
+        const __m512i plane = _mm512_and_si512(v, _mm512_set1_epi8(static_cast<char>(3 << 2 * p)));
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r)
+          acc[r][g][p] =
+              _mm512_dpbusd_epi32(acc[r][g][p], plane, broadcast4(q + r * q_stride + 4 * p));
+      }
+    }
+    block += kStepBytes;
+    q += 4 * kDigits;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) {
+      __m512i sum = acc[r][g][0];
+#pragma GCC unroll 8
+      for (int p = 1; p < kPlanes; ++p)
+        sum = _mm512_add_epi32(sum, _mm512_srai_epi32(acc[r][g][p], static_cast<unsigned>(2 * p)));
+      if constexpr (kDigits == 5)  // exact division: see kInverse81
+        sum = _mm512_add_epi32(
+            sum, _mm512_mullo_epi32(acc[r][g][4], _mm512_set1_epi32(static_cast<int>(kInverse81))));
+      _mm512_store_si512(sums + (r * kGroups + g) * 16, sum);
+    }
+}
+
+template <int kDigits, int kRows, int kGroups>
+inline void few_rows(const TileProduct& a, idx row) {
+  alignas(64) std::int32_t sums[kRows * kGroups * 16];
+  const TileMatrix& w = *a.w;
+  const idx stride = code_stride(w.in);
+  const idx steps = tile_steps(w.format, w.in);
+  const std::uint8_t* block = w.blocks + a.block * w.block_stride;
+  for (int g0 = 0; g0 < 4; g0 += kGroups) {
+    few_sums<kDigits, kRows, kGroups>(block + 64 * g0, steps, a.x.q + row * stride, stride, sums);
+    for (int r = 0; r < kRows; ++r)
+      for (int g = 0; g < kGroups; ++g)
+        store_outputs(_mm512_load_si512(sums + (r * kGroups + g) * 16), a.x.sum[row + r],
+                      a.x.scale[row + r], w.scale, a.y + (row + r) * a.y_stride + (g0 + g) * 16);
+  }
+}
+
+// The block as (inputs / 4, 4 groups, 16 outputs, 4 inputs) bytes t + 1.
+template <int kDigits>
+inline void unpack_block(const std::uint8_t* block, idx steps, std::uint8_t* out) {
+  const __m512i three = _mm512_set1_epi8(3);
+  for (idx s = 0; s < steps; ++s)
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      __m512i v = _mm512_load_si512(block + s * kStepBytes + 64 * g);
+      _mm_prefetch(reinterpret_cast<const char*>(block + s * kStepBytes + 64 * g + kPrefetchAhead),
+                   _MM_HINT_T0);
+      std::uint8_t* to = out + s * kDigits * 256 + 64 * g;
+      if constexpr (kDigits == 5) {
+        const Base3 b = split(v);
+        v = b.low;
+        // 0, 81, 162 to 0, 1, 2: bit 6 is set in the first, bit 7 in the second.
+        const __m512i high = _mm512_srli_epi16(b.high, 6);
+        _mm512_store_si512(to + 4 * 256, _mm512_and_si512(high, three));
+      }
+      _mm512_store_si512(to, _mm512_and_si512(v, three));
+      _mm512_store_si512(to + 256, _mm512_and_si512(_mm512_srli_epi16(v, 2), three));
+      _mm512_store_si512(to + 512, _mm512_and_si512(_mm512_srli_epi16(v, 4), three));
+      _mm512_store_si512(to + 768, _mm512_and_si512(_mm512_srli_epi16(v, 6), three));
+    }
+}
+
+// kRows tokens x 64 outputs from unpacked codes. sums (kRows, 64).
+template <int kRows>
+inline void many_sums(const std::uint8_t* codes, idx quads, const std::int8_t* q, idx q_stride,
+                      std::int32_t* sums) {
+  __m512i acc[kRows][4];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int g = 0; g < 4; ++g) acc[r][g] = _mm512_setzero_si512();
+  for (idx k = 0; k < quads; ++k) {
+    __m512i w[4];
+#pragma GCC unroll 8
+    for (int g = 0; g < 4; ++g) w[g] = _mm512_load_si512(codes + k * 256 + 64 * g);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i x = broadcast4(q + r * q_stride + 4 * k);
+#pragma GCC unroll 8
+      for (int g = 0; g < 4; ++g) acc[r][g] = _mm512_dpbusd_epi32(acc[r][g], w[g], x);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int g = 0; g < 4; ++g) _mm512_store_si512(sums + (r * 4 + g) * 16, acc[r][g]);
+}
+
+template <int kRows>
+inline void many_rows(const TileProduct& a, idx row, idx quads) {
+  alignas(64) std::int32_t sums[kRows * 64];
+  const idx stride = code_stride(a.w->in);
+  many_sums<kRows>(a.scratch, quads, a.x.q + row * stride, stride, sums);
+  for (int r = 0; r < kRows; ++r)
+    for (int g = 0; g < 4; ++g)
+      store_outputs(_mm512_load_si512(sums + (r * 4 + g) * 16), a.x.sum[row + r],
+                    a.x.scale[row + r], a.w->scale, a.y + (row + r) * a.y_stride + g * 16);
+}
+
+template <int kDigits>
+inline void product(const TileProduct& a) {
+  switch (a.rows) {
+    case 0:
+      return;
+    case 1:
+      return few_rows<kDigits, 1, 4>(a, 0);
+    case 2:
+      return few_rows<kDigits, 2, 2>(a, 0);
+    case 3:
+      return few_rows<kDigits, 3, 1>(a, 0);
+    case 4:
+      return few_rows<kDigits, 4, 1>(a, 0);
+    default:
+      break;
+  }
+  const TileMatrix& w = *a.w;
+  const idx steps = tile_steps(w.format, w.in);
+  const idx quads = (w.in + 3) / 4;
+  unpack_block<kDigits>(w.blocks + a.block * w.block_stride, steps, a.scratch);
+  idx r = 0;
+  for (; r + 6 <= a.rows; r += 6) many_rows<6>(a, r, quads);
+  switch (a.rows - r) {
+    case 5:
+      return many_rows<5>(a, r, quads);
+    case 4:
+      return many_rows<4>(a, r, quads);
+    case 3:
+      return many_rows<3>(a, r, quads);
+    case 2:
+      return many_rows<2>(a, r, quads);
+    case 1:
+      return many_rows<1>(a, r, quads);
+    default:
+      return;
+  }
+}
+
+inline void tile_product_block(const TileProduct& a) {
+  if (a.w->format == TileFormat::base3) {
+    product<5>(a);
+  } else {
+    product<4>(a);
+  }
+}
+
+}  // namespace
+}  // namespace mmfree

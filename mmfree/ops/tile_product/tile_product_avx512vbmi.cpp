@@ -1,0 +1,7 @@
+#define MMFREE_VBMI
+#include "mmfree/ops/tile_product/tile_product_avx512.h"
+#include "mmfree/ops/tile_product/tile_product_variants.h"
+
+void mmfree::avx512vbmi::tile_product(const TileProduct& a) noexcept {
+  tile_product_block(a);
+}
