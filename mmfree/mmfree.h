@@ -2,7 +2,7 @@
 // The public interface: load a model, feed tokens, sample, decode.
 //
 //   mmfree::Ctx ctx{mmfree::default_threads()};
-//   mmfree::PackedModel model = mmfree::load_packed(ctx, "model.gguf");
+//   mmfree::TiledModel model = mmfree::load_model(ctx, "model.gguf");
 //   mmfree::Session session(ctx, model);
 //   std::span<const float> logits = session.prefill(tokens);
 //
@@ -11,5 +11,5 @@
 #include "mmfree/core/parallel.h"        // Ctx, default_threads
 #include "mmfree/generate/sampler.h"     // SamplerOptions, sample
 #include "mmfree/generate/session.h"     // Session
-#include "mmfree/model/packed.h"         // PackedModel, load_packed
+#include "mmfree/model/tiled.h"          // TiledModel, load_model
 #include "mmfree/tokenizer/tokenizer.h"  // Tokenizer, TextStream

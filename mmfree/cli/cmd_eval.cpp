@@ -32,11 +32,11 @@ int cmd_eval(Args args) {
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
                               file.bytes().size());
   if (text.empty()) fail(ErrorKind::usage, text_path + ": the file is empty, expected text");
-  const PackedModel model = load_with_progress(ctx, model_path);
-  if (model.sentencepiece.empty())
-    fail(ErrorKind::usage, model.path + ": there is no tokenizer.model, and text needs one");
+  const TiledModel model = load_with_progress(ctx, model_path);
+  if (model.base.sentencepiece.empty())
+    fail(ErrorKind::usage, model.base.path + ": there is no tokenizer.model, and text needs one");
   const Tokenizer tokenizer =
-      Tokenizer::from_bytes(model.sentencepiece, model.path + ": tokenizer");
+      Tokenizer::from_bytes(model.base.sentencepiece, model.base.path + ": tokenizer");
   TextScore score;
   {
     ProgressLine line("eval");

@@ -76,7 +76,8 @@ void put_text(const std::string& text) {
 Result run(const Ctx& ctx, const Options& o) {
   Result r;
   const Clock::time_point start = Clock::now();
-  const PackedModel model = load_with_progress(ctx, o.model);
+  const TiledModel tiled = load_with_progress(ctx, o.model);
+  const PackedModel& model = tiled.base;
   const MatmulFreeConfig& c = model.config;
   std::optional<Tokenizer> tokenizer;
   if (!model.sentencepiece.empty()) {
@@ -103,7 +104,7 @@ Result run(const Ctx& ctx, const Options& o) {
       fail(ErrorKind::usage,
            "the prompt is empty and the model has no beginning-of-text token; give some text");
   }
-  Session session(ctx, model);
+  Session session(ctx, tiled);
   RecentTokens recent(c.vocab_size, o.sampler.repetition_window);
   std::vector<Candidate> scratch;
   r.load_s = seconds_since(start);

@@ -12,6 +12,7 @@
 #include "mmfree/core/error.h"
 #include "mmfree/model/gguf_keys.h"
 #include "mmfree/model/matmulfree_infer.h"
+#include "mmfree/model/tiled.h"
 #include "mmfree/ternary/pack.h"
 
 namespace mmfree {
@@ -81,8 +82,9 @@ std::vector<TensorRow> file_tensors(const PackedModel& model) {
 struct Summary {
   idx parameters = 0, ternary_parameters = 0;
   std::size_t file_bytes = 0;     // of the tensors in the file
-  std::size_t ternary_bytes = 0;  // of the ternary matrices as they are used
-  std::size_t weights = 0;        // of all weights as they are used
+  std::size_t ternary_bytes = 0;  // of the ternary matrices as they are stored
+  std::size_t weights = 0;        // of all weights as they are stored
+  std::size_t memory = 0;         // of all weights as inference holds them
   std::size_t state = 0;          // of one sequence
   std::size_t scratch = 0;
 };
@@ -98,8 +100,10 @@ Summary summarize(const PackedModel& model, const std::vector<TensorRow>& tensor
   }
   for (const TensorRow& t : tensors) s.file_bytes += t.bytes;
   s.weights = weight_bytes(model);
+  s.memory = matrix_bytes(model.config, chosen_format(model.config)) + model.embedding.bytes +
+             static_cast<std::size_t>(model.gains.size() + model.bounds.size()) * sizeof(float);
   s.state = state_bytes(model.config);
-  s.scratch = scratch_bytes(InferScratch(model.config, kPrefillRows, 1));
+  s.scratch = scratch_bytes(InferScratch(model.config, kPrefillRows, 1, default_threads()));
   return s;
 }
 
@@ -136,7 +140,7 @@ void print_json(const PackedModel& model, const std::vector<TensorRow>& tensors,
                           {"share_of_zeros", all.share(all.zeros)},
                           {"codes", shares},
                           {"memory",
-                           {{"weights_bytes", s.weights},
+                           {{"weights_bytes", s.memory},
                             {"state_bytes_per_sequence", s.state},
                             {"scratch_bytes", s.scratch}}},
                           {"tensors", list}};
@@ -163,7 +167,7 @@ void print_text(const PackedModel& model, const std::vector<TensorRow>& tensors,
              bits(s.ternary_bytes, s.ternary_parameters), bits(s.weights, s.parameters));
   fmt::print(
       "  memory         {:.1f} MB weights, {:.3f} MB state per sequence, {:.1f} MB scratch\n\n",
-      mb(s.weights), mb(s.state), mb(s.scratch));
+      mb(s.memory), mb(s.state), mb(s.scratch));
   fmt::print("  {:<14} {:>14} {:>8} {:>8} {:>8}\n", "ternary", "weights", "-1", "0", "+1");
   for (const auto& [kind, n] : codes)
     fmt::print("  {:<14} {:>14} {:>7.2f}% {:>7.2f}% {:>7.2f}%\n", kind, n.total(),

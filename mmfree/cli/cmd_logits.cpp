@@ -44,13 +44,13 @@ void write_floats(SafetensorsWriter& out, const std::string& name, const float* 
   out.write(name, values, static_cast<std::size_t>(n) * sizeof(float));
 }
 
-void run_integer(const Ctx& ctx, const PackedModel& model, const IdsFile& in, const Wanted& wanted,
+void run_integer(const Ctx& ctx, const TiledModel& model, const IdsFile& in, const Wanted& wanted,
                  const std::filesystem::path& out_path) {
-  const MatmulFreeConfig& c = model.config;
+  const MatmulFreeConfig& c = model.base.config;
   const idx rows = in.batch * in.length;
   const idx d = c.hidden_size;
   SafetensorsWriter out(out_path, output_tensors(c, in, wanted));
-  InferScratch scratch(c, kPrefillRows, kPrefillRows);
+  InferScratch scratch(c, kPrefillRows, kPrefillRows, ctx.threads);
   SessionState state(c);
   Buffer<float> hidden(wanted.hidden ? (c.num_hidden_layers + 2) * rows * d : 0);  // (L+2, B*T, D)
   Buffer<float> states(wanted.states ? c.num_hidden_layers * in.batch * state.width
@@ -162,8 +162,8 @@ int cmd_logits(Args args) {
     const IdsFile in = read_ids_file(ids_path, model.config.vocab_size);
     run_reference(ctx, model, in, wanted, reference_rounding(reference_dtype, model), out_path);
   } else {
-    const PackedModel model = load_with_progress(ctx, model_path);
-    const IdsFile in = read_ids_file(ids_path, model.config.vocab_size);
+    const TiledModel model = load_with_progress(ctx, model_path);
+    const IdsFile in = read_ids_file(ids_path, model.base.config.vocab_size);
     run_integer(ctx, model, in, wanted, out_path);
   }
   return 0;

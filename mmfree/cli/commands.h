@@ -12,6 +12,7 @@ int cmd_grad(Args args);
 int cmd_logits(Args args);
 int cmd_generate(Args args);
 int cmd_eval(Args args);
+int cmd_bench(Args args);
 int cmd_convert(Args args);
 int cmd_inspect(Args args);
 int cmd_plot(Args args);

@@ -24,6 +24,7 @@ constexpr Command kCommands[] = {
     {"logits", "logits and hidden states for given token ids", cmd_logits},
     {"generate", "continue a text", cmd_generate},
     {"eval", "bits per byte and perplexity of a text", cmd_eval},
+    {"bench", "measure speed against what this machine can do", cmd_bench},
     {"convert", "run directory to GGUF and back", cmd_convert},
     {"inspect", "configuration, tensors, bits per weight, memory", cmd_inspect},
     {"data", "prepare text for training", cmd_data},

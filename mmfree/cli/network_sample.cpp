@@ -56,7 +56,7 @@ PackedModel view(const Network& net) {
 
 std::string sample_network(const Ctx& ctx, const Network& net, const Tokenizer& tokenizer,
                            std::string_view prompt, idx tokens, std::uint64_t seed) {
-  const PackedModel model = view(net);
+  const TiledModel model = tile_model(ctx, view(net));
   std::vector<std::int32_t> ids;
   if (tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
   const std::vector<std::int32_t> words = tokenizer.encode(prompt);
@@ -66,7 +66,7 @@ std::string sample_network(const Ctx& ctx, const Network& net, const Tokenizer& 
   Session session(ctx, model);
   SamplerOptions options;
   options.seed = seed;
-  RecentTokens recent(model.config.vocab_size, options.repetition_window);
+  RecentTokens recent(model.base.config.vocab_size, options.repetition_window);
   std::vector<Candidate> scratch;
   TextStream stream(tokenizer);
   std::span<const float> logits = session.prefill(ids);

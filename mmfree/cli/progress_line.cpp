@@ -42,9 +42,9 @@ void ProgressLine::draw(std::string_view what, std::uint64_t done, std::uint64_t
   drawn_ = true;
 }
 
-PackedModel load_with_progress(const Ctx& ctx, const std::filesystem::path& path) {
+TiledModel load_with_progress(const Ctx& ctx, const std::filesystem::path& path) {
   ProgressLine line("loading");
-  return load_packed(ctx, path, line.sink());
+  return load_model(ctx, path, line.sink());
 }
 
 }  // namespace mmfree

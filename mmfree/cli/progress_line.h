@@ -5,7 +5,7 @@
 #include <string>
 
 #include "mmfree/core/progress.h"
-#include "mmfree/model/packed.h"
+#include "mmfree/model/tiled.h"
 
 namespace mmfree {
 
@@ -26,7 +26,7 @@ class ProgressLine {
   Clock::time_point start_, last_;
 };
 
-// load_packed() with a line: ternarising a large run directory takes a while.
-PackedModel load_with_progress(const Ctx& ctx, const std::filesystem::path& path);
+// load_model() with a line: ternarising a large run directory takes a while.
+TiledModel load_with_progress(const Ctx& ctx, const std::filesystem::path& path);
 
 }  // namespace mmfree

@@ -22,12 +22,12 @@ constexpr std::size_t kPartBytes = std::size_t{64} << 10;
 // Gives the inputs and labels to the network in chunks that never straddle a window.
 class Scorer {
  public:
-  Scorer(const Ctx& ctx, const PackedModel& model, idx window)
+  Scorer(const Ctx& ctx, const TiledModel& model, idx window)
       : ctx_(ctx),
         model_(model),
         window_(window),
-        state_(model.config),
-        scratch_(model.config, kPrefillRows, kPrefillRows) {}
+        state_(model.base.config),
+        scratch_(model.base.config, kPrefillRows, kPrefillRows, ctx.threads) {}
 
   // The next input token and the token that follows it.
   void add(std::int32_t input, std::int32_t label) {
@@ -48,7 +48,7 @@ class Scorer {
     forward(ctx_, model_, call, state_, scratch_);
     const auto rows = static_cast<idx>(inputs_.size());
     std::array<float, kPrefillRows> nll{};
-    cross_entropy(ctx_, rows, model_.config.vocab_size, scratch_.logits.data(), labels_.data(),
+    cross_entropy(ctx_, rows, model_.base.config.vocab_size, scratch_.logits.data(), labels_.data(),
                   /*with_gradient=*/false, /*grad_scale=*/1, nll.data());
     for (idx r = 0; r < rows; ++r) {
       const float value = nll[static_cast<std::size_t>(r)];
@@ -69,7 +69,7 @@ class Scorer {
 
  private:
   const Ctx& ctx_;
-  const PackedModel& model_;
+  const TiledModel& model_;
   idx window_;
   SessionState state_;
   InferScratch scratch_;
@@ -90,21 +90,22 @@ double TextScore::tokens_per_second() const {
   return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
 }
 
-TextScore score_text(const Ctx& ctx, const PackedModel& model, const Tokenizer& tokenizer,
+TextScore score_text(const Ctx& ctx, const TiledModel& model, const Tokenizer& tokenizer,
                      std::string_view text, idx window, const Progress& progress) {
   if (text.empty()) fail(ErrorKind::usage, "the text is empty, expected at least one byte");
   if (window < 0)
     fail(ErrorKind::usage, fmt::format("window is {}, expected 0 (none) or more", window));
-  if (!model.config.bos_token_id)
+  if (!model.base.config.bos_token_id)
     fail(ErrorKind::usage,
-         fmt::format("{}: the model has no BOS token to predict the first token from", model.path));
-  if (tokenizer.vocab_size() > model.config.vocab_size)
+         fmt::format("{}: the model has no BOS token to predict the first token from",
+                     model.base.path));
+  if (tokenizer.vocab_size() > model.base.config.vocab_size)
     fail(ErrorKind::config,
          fmt::format(
              "{}: the tokenizer has {} tokens, the model {}; expected no more than the model",
-             model.path, tokenizer.vocab_size(), model.config.vocab_size));
+             model.base.path, tokenizer.vocab_size(), model.base.config.vocab_size));
   Scorer scorer(ctx, model, window);
-  std::int32_t previous = static_cast<std::int32_t>(*model.config.bos_token_id);
+  std::int32_t previous = static_cast<std::int32_t>(*model.base.config.bos_token_id);
   std::uint64_t done = 0;
   for (const std::string_view part : tokenizer.split(text, kPartBytes)) {
     for (const std::int32_t token : tokenizer.encode(part)) {

@@ -5,7 +5,7 @@
 
 #include "mmfree/core/parallel.h"
 #include "mmfree/core/progress.h"
-#include "mmfree/model/packed.h"
+#include "mmfree/model/tiled.h"
 #include "mmfree/tokenizer/tokenizer.h"
 
 namespace mmfree {
@@ -24,7 +24,7 @@ struct TextScore {
 // state is carried through the whole text; otherwise it is reset before every `window`-th input
 // token. Constant memory; progress in bytes of text. An empty text or a model without BOS token is
 // a usage Error.
-TextScore score_text(const Ctx& ctx, const PackedModel& model, const Tokenizer& tokenizer,
+TextScore score_text(const Ctx& ctx, const TiledModel& model, const Tokenizer& tokenizer,
                      std::string_view text, idx window, const Progress& progress = {});
 
 }  // namespace mmfree

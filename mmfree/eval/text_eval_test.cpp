@@ -52,7 +52,7 @@ class TextEval : public testing::Test {
     save_network(net, dir_.path() / "run");
     write_file_atomically(dir_.path() / "run" / "tokenizer.model", bytes);
     tokenizer_.emplace(Tokenizer::from_bytes(bytes, "test"));
-    model_ = load_packed(kOne, dir_.path() / "run");
+    model_ = load_model(kOne, dir_.path() / "run");
   }
 
   // The rule written down again: windows one by one, the loss in double.
@@ -63,15 +63,15 @@ class TextEval : public testing::Test {
     double nll = 0;
     for (std::size_t begin = 0; begin + 1 < ids.size(); begin += window) {
       const std::size_t n = std::min(window, ids.size() - 1 - begin);
-      InferScratch scratch(model_.config, 3, 3);
-      SessionState state(model_.config);
+      InferScratch scratch(model_.base.config, 3, 3, 1);
+      SessionState state(model_.base.config);
       ForwardCall call;
       call.tokens = std::span(ids).subspan(begin, n);
       call.logits = LogitRows::all;
       call.sink = [&](idx first, idx rows, const float* logits) {
-        for (idx r = 0; r < rows; ++r, logits += model_.config.vocab_size) {
+        for (idx r = 0; r < rows; ++r, logits += model_.base.config.vocab_size) {
           double sum = 0;
-          for (idx v = 0; v < model_.config.vocab_size; ++v)
+          for (idx v = 0; v < model_.base.config.vocab_size; ++v)
             sum += std::exp(static_cast<double>(logits[v]));
           const std::int32_t label = ids[begin + static_cast<std::size_t>(first + r) + 1];
           nll += std::log(sum) - static_cast<double>(logits[label]);
@@ -84,7 +84,7 @@ class TextEval : public testing::Test {
 
   test::TempDir dir_;
   std::optional<Tokenizer> tokenizer_;
-  PackedModel model_;
+  TiledModel model_;
 };
 
 TEST_F(TextEval, FollowsTheStatedRule) {
@@ -125,8 +125,8 @@ TEST_F(TextEval, DirectoryAndGgufAgreeExactly) {
   for (const StoredWeights w : {StoredWeights::tq1_0, StoredWeights::tq2_0}) {
     write_gguf(kOne, open_latent(dir_.path() / "run"), dir_.path() / "m.gguf",
                {.weights = w, .overwrite = true});
-    const PackedModel gguf = load_packed(kOne, dir_.path() / "m.gguf");
-    EXPECT_EQ(gguf.sentencepiece, model_.sentencepiece);
+    const TiledModel gguf = load_model(kOne, dir_.path() / "m.gguf");
+    EXPECT_EQ(gguf.base.sentencepiece, model_.base.sentencepiece);
     EXPECT_EQ(score_text(kOne, gguf, *tokenizer_, text, 0).nll, expected);
   }
 }
@@ -134,7 +134,7 @@ TEST_F(TextEval, DirectoryAndGgufAgreeExactly) {
 TEST_F(TextEval, RefusesEmptyTextAndForeignTokenizers) {
   EXPECT_THROW(score_text(kOne, model_, *tokenizer_, "", 0), Error);
   EXPECT_THROW(score_text(kOne, model_, *tokenizer_, "a", -1), Error);
-  model_.config.vocab_size = 299;
+  model_.base.config.vocab_size = 299;
   EXPECT_THROW(score_text(kOne, model_, *tokenizer_, "a", 0), Error);
 }
 

@@ -8,17 +8,20 @@
 
 namespace mmfree {
 
-Session::Session(const Ctx& ctx, const PackedModel& model)
-    : ctx_(ctx), model_(&model), state_(model.config), scratch_(model.config, kPrefillRows, 1) {}
+Session::Session(const Ctx& ctx, const TiledModel& model)
+    : ctx_(ctx),
+      model_(&model),
+      state_(model.base.config),
+      scratch_(model.base.config, kPrefillRows, 1, ctx.threads) {}
 
 std::span<const float> Session::prefill(std::span<const std::int32_t> tokens) {
-  const idx vocab = model_->config.vocab_size;
+  const idx vocab = model_->base.config.vocab_size;
   if (tokens.empty()) fail(ErrorKind::usage, "no tokens were given, expected at least one");
   for (std::size_t t = 0; t < tokens.size(); ++t)
     if (tokens[t] < 0 || tokens[t] >= vocab)
       fail(ErrorKind::usage,
            fmt::format("token at position {} is {}, expected 0..{} (the vocabulary of {})", t,
-                       tokens[t], vocab - 1, model_->path));
+                       tokens[t], vocab - 1, model_->base.path));
   ForwardCall call;
   call.tokens = tokens;
   forward(ctx_, *model_, call, state_, scratch_);

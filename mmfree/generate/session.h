@@ -6,14 +6,14 @@
 
 #include "mmfree/core/parallel.h"
 #include "mmfree/model/matmulfree_infer.h"
-#include "mmfree/model/packed.h"
+#include "mmfree/model/tiled.h"
 
 namespace mmfree {
 
 class Session {
  public:
   // The model must outlive the session.
-  Session(const Ctx& ctx, const PackedModel& model);
+  Session(const Ctx& ctx, const TiledModel& model);
 
   // Feeds tokens and returns the logits (V) for the token after the last one; they stay valid until
   // the next call. Ids outside the vocabulary and empty input are usage Errors that leave the
@@ -30,7 +30,7 @@ class Session {
 
  private:
   Ctx ctx_;
-  const PackedModel* model_;
+  const TiledModel* model_;
   SessionState state_;
   InferScratch scratch_;
   idx position_ = 0;

@@ -1,14 +1,17 @@
 #include "mmfree/model/matmulfree_infer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "mmfree/core/error.h"
-#include "mmfree/ops/gated_norm/gated_norm.h"
-#include "mmfree/ops/mlgru/mlgru.h"
+#include "mmfree/core/team.h"
+#include "mmfree/ops/gated_norm/gated_norm_variants.h"
+#include "mmfree/ops/mlgru/mlgru_variants.h"
 #include "mmfree/ops/rmsnorm/rmsnorm.h"
-#include "mmfree/ops/rmsnorm_quant/rmsnorm_quant.h"
-#include "mmfree/ops/swiglu/swiglu.h"
+#include "mmfree/ops/rmsnorm_quant/rmsnorm_quant_variants.h"
+#include "mmfree/ops/swiglu/swiglu_variants.h"
+#include "mmfree/ops/tile_product/tile_product.h"
 
 namespace mmfree {
 namespace {
@@ -17,80 +20,301 @@ idx code_width(const MatmulFreeConfig& c) {
   return code_stride(std::max({c.hidden_size, c.mixer_width(), c.mlp_width()}));
 }
 
-struct Step {  // what all layers of a chunk share
-  const Ctx& ctx;
-  const MatmulFreeConfig& config;
-  InferScratch& s;
-  idx rows;
-  CodeRows codes[3];
+struct Kernels {
+  TileProductFn product;
+  RmsnormQuantRowsFn rmsnorm_quant;
+  MlgruChannelsFn mlgru;
+  GatedNormRowsFn gated_norm;
+  SwigluRowsFn swiglu;
 };
 
-// codes[0 .. gains) = quantised norms of x (rows, width).
-void quantize(Step& t, const float* x, idx width, const float* outer,
-              std::initializer_list<const float*> gains) {
-  RmsnormQuant a{.rows = t.rows,
-                 .width = width,
-                 .x = x,
-                 .outer = outer,
-                 .outer_eps = static_cast<float>(t.config.rms_norm_eps),
-                 .projections = static_cast<int>(gains.size()),
-                 .gain = {},
-                 .codes = {t.codes[0], t.codes[1], t.codes[2]},
-                 .outer_rstd = nullptr,
-                 .inner_rstd = nullptr};
-  std::copy(gains.begin(), gains.end(), a.gain);
-  rmsnorm_quant(t.ctx, a);
+Kernels pick_kernels() {
+  const Isa isa = active_isa();
+  return {tile_product(), pick(rmsnorm_quant_rows_variants, isa),
+          pick(mlgru_channels_variants, isa), pick(gated_norm_rows_variants, isa),
+          pick(swiglu_rows_variants, isa)};
 }
 
-void block(Step& t, const PackedLayer& w, float* state, const std::uint8_t* mask) {
-  const MatmulFreeConfig& c = t.config;
-  InferScratch& s = t.s;
-  const idx d = c.hidden_size;
-  const idx m = c.mixer_width();
-  const idx f = c.mlp_width();
-  float* x = s.x.data();
+// What all threads of a pass share.
+struct Pass {
+  const TiledModel& model;
+  InferScratch& s;
+  Kernels kernels;
+  std::span<const std::int32_t> tokens;  // (R)
+  // Rows of one sequence in order of time, or one row for each of R sequences.
+  SessionState* sequence;
+  std::span<SessionState* const> sequences;
+  const std::uint8_t* mask;  // (R) or null; of one sequence
+  const HiddenCapture* hidden;
+  idx hidden_row;   // row 0 in the capture
+  idx first_logit;  // rows [first_logit, R) get logits
+};
 
-  // Token mixer: x += o_proj(gated_norm(g, h))
-  quantize(t, x, d, w.attn_norm, {w.i_norm, w.f_norm, w.g_in_norm});
-  bitlinear_packed(t.ctx, t.rows, t.codes[0], w.i, nullptr, s.i.data());
-  bitlinear_packed(t.ctx, t.rows, t.codes[1], w.f, nullptr, s.f.data());
-  bitlinear_packed(t.ctx, t.rows, t.codes[2], w.g, nullptr, s.g.data());
-  mlgru(t.ctx, {.batch = 1,
-                .length = t.rows,
-                .width = m,
-                .i_pre = s.i.data(),
-                .f_pre = s.f.data(),
-                .lower_bound = w.bound,
-                .mask = mask,
-                .state = state,
-                .h = s.h.data()});
-  gated_norm(t.ctx, {.rows = t.rows,
-                     .width = m,
-                     .g = s.g.data(),
-                     .h = s.h.data(),
-                     .gain = w.g_norm,
-                     .eps = static_cast<float>(c.rms_norm_eps),
-                     .o = s.o.data()});
-  quantize(t, s.o.data(), m, nullptr, {w.o_norm});
-  bitlinear_packed(t.ctx, t.rows, t.codes[0], w.o, x, x);
+// One thread on its way through the network.
+class Worker {
+ public:
+  Worker(const Pass& pass, const Team& team)
+      : p_(pass),
+        team_(team),
+        s_(pass.s),
+        own_(pass.s.own[static_cast<std::size_t>(team.rank)]),
+        config_(pass.model.base.config),
+        rows_(static_cast<idx>(pass.tokens.size())) {}
 
-  // Channel mixer: x += down_proj(silu(p) * q)
-  quantize(t, x, d, w.mlp_norm, {w.gate_norm});
-  bitlinear_packed(t.ctx, t.rows, t.codes[0], w.gate, nullptr, s.pq.data());
-  swiglu(t.ctx, t.rows, f, s.pq.data(), s.z.data());
-  quantize(t, s.z.data(), f, nullptr, {w.down_norm});
-  bitlinear_packed(t.ctx, t.rows, t.codes[0], w.down, x, x);
-}
+  void run() {
+    start_clock();
+    embed();
+    team_.sync();
+    lap(&StageSeconds::embedding);
+    for (std::size_t l = 0; l < p_.model.layers.size(); ++l) {
+      block(p_.model.base.layers[l], p_.model.layers[l], static_cast<idx>(l));
+      if (p_.hidden != nullptr && !p_.hidden->block.empty()) capture(p_.hidden->block[l]);
+    }
+    if (p_.hidden != nullptr) final_norm();
+    if (p_.first_logit < rows_) head();
+  }
 
-// Logits of rows [first, rows) of the chunk.
-void head(Step& t, const PackedModel& model, idx first) {
-  const idx rows = t.rows - first;
-  MMFREE_ASSERT(rows <= t.s.logit_rows);
-  Step tail = t;
-  tail.rows = rows;
-  quantize(tail, t.s.x.data() + first * t.config.hidden_size, t.config.hidden_size, model.norm,
-           {model.head_norm});
-  bitlinear_packed(t.ctx, rows, tail.codes[0], model.head, nullptr, t.s.logits.data());
+ private:
+  // ---- one stage each; the products' threads own the same blocks in all of them
+
+  void embed() {
+    const idx d = config_.hidden_size;
+    for (idx r = team_.begin(rows_); r < team_.end(rows_); ++r)
+      read_as_f32(p_.model.base.embedding, s_.x.data() + r * d,
+                  idx{p_.tokens[static_cast<std::size_t>(r)]} * d, d);
+    if (p_.hidden == nullptr) return;
+    team_.sync();
+    capture(p_.hidden->embedding);
+  }
+
+  void block(const PackedLayer& n, const TiledLayer& w, idx layer) {
+    const idx m = config_.mixer_width();
+    float* x = s_.x.data();
+    // Token mixer: x += o_proj(gated_norm(g, h))
+    quantize(x, config_.hidden_size, n.attn_norm, {n.i_norm, n.f_norm, n.g_in_norm});
+    over_blocks(m, [&](idx b) { mixer_in(w, n, layer, b); });
+    touch(w.o);
+    team_.sync();
+    lap(&StageSeconds::mixer_in);
+    gate_and_quantize(n, m);
+    over_blocks(w.o.out, [&](idx b) { add_product(w.o, b); });
+    touch(w.p);
+    team_.sync();
+    lap(&StageSeconds::mixer_out);
+
+    // Channel mixer: x += down_proj(silu(p) * q)
+    quantize(x, config_.hidden_size, n.mlp_norm, {n.gate_norm});
+    over_blocks(w.p.out, [&](idx b) { mlp_in(w, b); });
+    touch(w.down);
+    team_.sync();
+    lap(&StageSeconds::mlp_in);
+    quantize(s_.z.data(), config_.mlp_width(), nullptr, {n.down_norm});
+    over_blocks(w.down.out, [&](idx b) { add_product(w.down, b); });
+    touch(layer + 1 < config_.num_hidden_layers ? (&w + 1)->i : p_.model.head);
+    team_.sync();
+    lap(&StageSeconds::mlp_out);
+  }
+
+  void mixer_in(const TiledLayer& w, const PackedLayer& n, idx layer, idx b) {
+    const idx m = config_.mixer_width();
+    const idx c0 = b * kBlockOutputs;
+    const idx n_channels = std::min(kBlockOutputs, m - c0);
+    product(w.i, b, 0, own_.y[0].data(), kBlockOutputs);
+    product(w.f, b, 1, own_.y[1].data(), kBlockOutputs);
+    product_to(w.g, b, 2, s_.g.data(), own_.y[2].data());
+    Mlgru a{.batch = 1,
+            .length = rows_,
+            .width = m,
+            .i_pre = own_.y[0].data(),
+            .f_pre = own_.y[1].data(),
+            .lower_bound = n.bound == nullptr ? nullptr : n.bound + c0,
+            .mask = p_.mask,
+            .state = nullptr,
+            .h = s_.h.data() + c0,
+            .pre_stride = kBlockOutputs};
+    if (p_.sequence != nullptr) {
+      a.state = p_.sequence->layer(layer) + c0;
+      p_.kernels.mlgru(a, 0, 0, n_channels);
+      return;
+    }
+    a.length = 1;
+    for (SessionState* state : p_.sequences) {
+      a.state = state->layer(layer) + c0;
+      p_.kernels.mlgru(a, 0, 0, n_channels);
+      a.i_pre += kBlockOutputs;
+      a.f_pre += kBlockOutputs;
+      a.h += m;
+    }
+  }
+
+  void mlp_in(const TiledLayer& w, idx b) {
+    const idx f = config_.mlp_width();
+    const idx c0 = b * kBlockOutputs;
+    float* pq = own_.y[0].data();
+    product(w.p, b, 0, pq, 2 * kBlockOutputs);
+    product(w.q, b, 0, pq + kBlockOutputs, 2 * kBlockOutputs);
+    float* z = own_.y[1].data();
+    p_.kernels.swiglu(kBlockOutputs, pq, z, 0, rows_);
+    copy_columns(z, s_.z.data() + c0, f, std::min(kBlockOutputs, f - c0));
+  }
+
+  // x += w * codes
+  void add_product(const TileMatrix& w, idx b) {
+    const idx c0 = b * kBlockOutputs;
+    const idx n = std::min(kBlockOutputs, w.out - c0);
+    float* y = own_.y[0].data();
+    product(w, b, 0, y, kBlockOutputs);
+    for (idx r = 0; r < rows_; ++r) {
+      float* x = s_.x.data() + r * w.out + c0;
+      for (idx k = 0; k < n; ++k) x[k] += y[r * kBlockOutputs + k];
+    }
+  }
+
+  void head() {
+    const PackedModel& base = p_.model.base;
+    const idx d = config_.hidden_size;
+    rows_ -= p_.first_logit;
+    quantize(s_.x.data() + p_.first_logit * d, d, base.norm, {base.head_norm});
+    over_blocks(p_.model.head.out, [&](idx b) {
+      product_to(p_.model.head, b, 0, s_.logits.data(), own_.y[0].data());
+    });
+    team_.sync();
+    lap(&StageSeconds::head);
+  }
+
+  // ---- norms and codes: one row is done by every thread for itself, which is quicker than waiting
+  // for another one; more rows are shared out
+
+  bool alone() const { return rows_ == 1; }
+
+  CodeRows codes(int k) {
+    const auto i = static_cast<std::size_t>(k);
+    if (alone()) return {own_.q[i].data(), &own_.q_scale[i], &own_.q_sum[i]};
+    return {s_.q[i].data(), s_.q_scale.data() + k * s_.rows, s_.q_sum.data() + k * s_.rows};
+  }
+
+  void quantize(const float* x, idx width, const float* outer,
+                std::initializer_list<const float*> gains) {
+    RmsnormQuant a{.rows = rows_,
+                   .width = width,
+                   .x = x,
+                   .outer = outer,
+                   .outer_eps = static_cast<float>(config_.rms_norm_eps),
+                   .projections = static_cast<int>(gains.size()),
+                   .gain = {},
+                   .codes = {codes(0), codes(1), codes(2)},
+                   .outer_rstd = nullptr,
+                   .inner_rstd = nullptr};
+    std::copy(gains.begin(), gains.end(), a.gain);
+    if (alone()) {
+      p_.kernels.rmsnorm_quant(a, 0, 1);
+    } else {
+      p_.kernels.rmsnorm_quant(a, team_.begin(rows_), team_.end(rows_));
+      team_.sync();
+    }
+    lap(&StageSeconds::norms);
+  }
+
+  void gate_and_quantize(const PackedLayer& n, idx m) {
+    float* o = alone() ? own_.o.data() : s_.g.data();
+    const GatedNorm a{.rows = rows_,
+                      .width = m,
+                      .g = s_.g.data(),
+                      .h = s_.h.data(),
+                      .gain = n.g_norm,
+                      .eps = static_cast<float>(config_.rms_norm_eps),
+                      .o = o};
+    if (alone()) {
+      p_.kernels.gated_norm(a, 0, 1);
+    } else {
+      p_.kernels.gated_norm(a, team_.begin(rows_), team_.end(rows_));
+    }
+    quantize(o, m, nullptr, {n.o_norm});
+  }
+
+  // ---- products
+
+  template <class F>
+  void over_blocks(idx out, const F& f) {
+    const idx blocks = tile_blocks(out);
+    for (idx b = team_.begin(blocks); b < team_.end(blocks); ++b) f(b);
+  }
+
+  // y (R, 64) of block b; `k` says which codes.
+  void product(const TileMatrix& w, idx b, int k, float* y, idx y_stride) {
+    p_.kernels.product({.w = &w,
+                        .block = b,
+                        .rows = rows_,
+                        .x = codes(k),
+                        .y = y,
+                        .y_stride = y_stride,
+                        .scratch = own_.codes.data()});
+  }
+
+  // Block b of y (R, O), through `edge` (R, 64) where the block is not full.
+  void product_to(const TileMatrix& w, idx b, int k, float* y, float* edge) {
+    const idx c0 = b * kBlockOutputs;
+    if (c0 + kBlockOutputs <= w.out) return product(w, b, k, y + c0, w.out);
+    product(w, b, k, edge, kBlockOutputs);
+    copy_columns(edge, y + c0, w.out, w.out - c0);
+  }
+
+  // (R, 64) to the first n of R rows that lie `stride` apart.
+  void copy_columns(const float* from, float* to, idx stride, idx n) const {
+    for (idx r = 0; r < rows_; ++r)
+      std::memcpy(to + r * stride, from + r * kBlockOutputs, static_cast<std::size_t>(n) * 4);
+  }
+
+  // Starts reading this thread's first weights of the next stage, which has a norm before it.
+  void touch(const TileMatrix& next) const {
+    const std::uint8_t* p = next.blocks + team_.begin(tile_blocks(next.out)) * next.block_stride;
+    for (idx i = 0; i < kTouchBytes; i += 64) __builtin_prefetch(p + i);
+  }
+  static constexpr idx kTouchBytes = 8192;
+
+  // ---- what is looked at from outside, by thread 0
+
+  void final_norm() {
+    if (p_.hidden->final_norm == nullptr || team_.rank != 0) return;
+    rmsnorm(Ctx{1}, rows_, config_.hidden_size, s_.x.data(), p_.model.base.norm,
+            static_cast<float>(config_.rms_norm_eps), s_.norm.data());
+    copy_hidden(p_.hidden->final_norm, s_.norm.data());
+  }
+  void capture(float* target) const {
+    if (target != nullptr && team_.rank == 0) copy_hidden(target, s_.x.data());
+  }
+  void copy_hidden(float* target, const float* source) const {
+    const idx d = config_.hidden_size;
+    std::memcpy(target + p_.hidden_row * d, source,
+                static_cast<std::size_t>(rows_ * d) * sizeof(float));
+  }
+
+  void start_clock() {
+    if (s_.stages != nullptr && team_.rank == 0) last_ = Clock::now();
+  }
+  void lap(double StageSeconds::*stage) {
+    if (s_.stages == nullptr || team_.rank != 0) return;
+    const Clock::time_point now = Clock::now();
+    s_.stages->*stage += std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+  }
+
+  using Clock = std::chrono::steady_clock;
+  const Pass& p_;
+  Team team_;
+  InferScratch& s_;
+  ThreadScratch& own_;
+  const MatmulFreeConfig& config_;
+  idx rows_;  // R
+  Clock::time_point last_;
+};
+
+void run_pass(const Ctx& ctx, const Pass& pass) {
+  for ([[maybe_unused]] const std::int32_t t : pass.tokens)
+    MMFREE_ASSERT(t >= 0 && t < pass.model.base.config.vocab_size);
+  MMFREE_ASSERT(static_cast<std::size_t>(ctx.threads) <= pass.s.own.size());
+  MMFREE_ASSERT(static_cast<idx>(pass.tokens.size()) - pass.first_logit <= pass.s.logit_rows);
+  run_team(ctx, [&](const Team& team) { Worker(pass, team).run(); });
 }
 
 }  // namespace
@@ -99,74 +323,82 @@ void reset(SessionState& state) {
   std::fill(state.h.begin(), state.h.end(), 0.0F);
 }
 
-InferScratch::InferScratch(const MatmulFreeConfig& c, idx r, idx l)
+InferScratch::InferScratch(const MatmulFreeConfig& c, idx r, idx l, int threads)
     : rows(r),
       logit_rows(l),
       x(r * c.hidden_size),
-      i(r * c.mixer_width()),
-      f(r * c.mixer_width()),
       g(r * c.mixer_width()),
       h(r * c.mixer_width()),
-      o(r * c.mixer_width()),
-      pq(r * 2 * c.mlp_width()),
       z(r * c.mlp_width()),
       norm(r * c.hidden_size),
       logits(l * c.vocab_size),
       q_scale(3 * r),
-      q_sum(3 * r) {
-  q[0] = Buffer<std::int8_t>(r * code_width(c));
-  for (int p = 1; p < 3; ++p) q[p] = Buffer<std::int8_t>(r * code_stride(c.hidden_size));
+      q_sum(3 * r),
+      own(static_cast<std::size_t>(threads)) {
+  const idx widest = std::max({c.hidden_size, c.mixer_width(), c.mlp_width()});
+  for (int k = 0; k < 3; ++k)
+    q[k] = Buffer<std::int8_t>(r * (k == 0 ? code_width(c) : code_stride(c.hidden_size)));
+  for (ThreadScratch& t : own) {
+    t.codes = Buffer<std::uint8_t>(tile_scratch_bytes(widest));
+    t.y[0] = Buffer<float>(r * 2 * kBlockOutputs);
+    for (int k = 1; k < 3; ++k) t.y[k] = Buffer<float>(r * kBlockOutputs);
+    t.o = Buffer<float>(c.mixer_width());
+    for (int k = 0; k < 3; ++k)
+      t.q[k] = Buffer<std::int8_t>(k == 0 ? code_width(c) : code_stride(c.hidden_size));
+  }
 }
 
 std::size_t scratch_bytes(const InferScratch& s) {
-  const idx floats = s.x.size() + s.i.size() + s.f.size() + s.g.size() + s.h.size() + s.o.size() +
-                     s.pq.size() + s.z.size() + s.norm.size() + s.logits.size() + s.q_scale.size() +
-                     s.q_sum.size();
-  return static_cast<std::size_t>(floats) * sizeof(float) +
-         static_cast<std::size_t>(s.q[0].size() + s.q[1].size() + s.q[2].size());
+  idx floats = s.x.size() + s.g.size() + s.h.size() + s.z.size() + s.norm.size() + s.logits.size() +
+               s.q_scale.size() + s.q_sum.size();
+  idx bytes = s.q[0].size() + s.q[1].size() + s.q[2].size();
+  for (const ThreadScratch& t : s.own) {
+    floats += t.y[0].size() + t.y[1].size() + t.y[2].size() + t.o.size();
+    bytes += t.codes.size() + t.q[0].size() + t.q[1].size() + t.q[2].size();
+  }
+  return static_cast<std::size_t>(floats) * sizeof(float) + static_cast<std::size_t>(bytes);
 }
 
-void forward(const Ctx& ctx, const PackedModel& model, const ForwardCall& call, SessionState& state,
+void forward(const Ctx& ctx, const TiledModel& model, const ForwardCall& call, SessionState& state,
              InferScratch& s) {
-  const MatmulFreeConfig& c = model.config;
-  const idx d = c.hidden_size;
+  const Kernels kernels = pick_kernels();
   const idx total = static_cast<idx>(call.tokens.size());
   for (idx begin = 0; begin < total; begin += s.rows) {
     const idx rows = std::min(s.rows, total - begin);
-    Step t{ctx, c, s, rows, {}};
-    for (idx p = 0; p < 3; ++p)
-      t.codes[p] = {s.q[p].data(), s.q_scale.data() + p * s.rows, s.q_sum.data() + p * s.rows};
-    const auto keep = [&](float* target, const float* source) {
-      if (target != nullptr)
-        std::memcpy(target + begin * d, source, static_cast<std::size_t>(rows * d) * sizeof(float));
-    };
-
-    for (idx r = 0; r < rows; ++r) {
-      const idx token = call.tokens[static_cast<std::size_t>(begin + r)];
-      MMFREE_ASSERT(token >= 0 && token < c.vocab_size);
-      read_as_f32(model.embedding, s.x.data() + r * d, token * d, d);
-    }
-    if (call.hidden != nullptr) keep(call.hidden->embedding, s.x.data());
-    const std::uint8_t* mask = call.mask == nullptr ? nullptr : call.mask + begin;
-    for (std::size_t l = 0; l < model.layers.size(); ++l) {
-      block(t, model.layers[l], state.layer(static_cast<idx>(l)), mask);
-      if (call.hidden != nullptr && !call.hidden->block.empty())
-        keep(call.hidden->block[l], s.x.data());
-    }
-    if (call.hidden != nullptr && call.hidden->final_norm != nullptr) {
-      rmsnorm(ctx, rows, d, s.x.data(), model.norm, static_cast<float>(c.rms_norm_eps),
-              s.norm.data());
-      keep(call.hidden->final_norm, s.norm.data());
-    }
     const bool last_chunk = begin + rows == total;
-    if (call.logits == LogitRows::all) {
-      head(t, model, 0);
-      if (call.sink) call.sink(begin, rows, s.logits.data());
-    } else if (call.logits == LogitRows::last && last_chunk) {
-      head(t, model, rows - 1);
-      if (call.sink) call.sink(total - 1, 1, s.logits.data());
-    }
+    idx first_logit = rows;
+    if (call.logits == LogitRows::all) first_logit = 0;
+    if (call.logits == LogitRows::last && last_chunk) first_logit = rows - 1;
+    run_pass(ctx, {.model = model,
+                   .s = s,
+                   .kernels = kernels,
+                   .tokens = call.tokens.subspan(static_cast<std::size_t>(begin),
+                                                 static_cast<std::size_t>(rows)),
+                   .sequence = &state,
+                   .sequences = {},
+                   .mask = call.mask == nullptr ? nullptr : call.mask + begin,
+                   .hidden = call.hidden,
+                   .hidden_row = begin,
+                   .first_logit = first_logit});
+    if (first_logit < rows && call.sink)
+      call.sink(begin + first_logit, rows - first_logit, s.logits.data());
   }
+}
+
+void step_batch(const Ctx& ctx, const TiledModel& model, std::span<const std::int32_t> tokens,
+                std::span<SessionState* const> states, InferScratch& s) {
+  MMFREE_ASSERT(tokens.size() == states.size() && static_cast<idx>(tokens.size()) <= s.rows);
+  if (tokens.empty()) return;
+  run_pass(ctx, {.model = model,
+                 .s = s,
+                 .kernels = pick_kernels(),
+                 .tokens = tokens,
+                 .sequence = nullptr,
+                 .sequences = states,
+                 .mask = nullptr,
+                 .hidden = nullptr,
+                 .hidden_row = 0,
+                 .first_logit = 0});
 }
 
 }  // namespace mmfree

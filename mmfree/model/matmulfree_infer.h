@@ -1,8 +1,12 @@
 #pragma once
-// The forward pass of inference on a packed model: integer mode (int8 activations, ternary codes,
-// int32 sums), fp32 recurrent state. One sequence, any number of tokens, in chunks of constant
-// size: all ops work row by row or in order of time, so any chunking, and one token at a time,
-// gives the same bits, as does any number of threads.
+// The forward pass of inference: integer mode (int8 activations, ternary codes, int32 sums), fp32
+// recurrent state. Any number of tokens of one sequence in chunks of constant size, or the next
+// token of many sequences at once: all ops work row by row or in order of time, so chunking, the
+// company in a batch and the number of threads change no bit.
+//
+// One team of threads goes through the whole network; each owns the same part of every matrix's
+// outputs at every token and does what follows a product (scan step, gate, residual) on its own
+// outputs at once. Four barriers a block remain: before each product that needs the whole row.
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -10,13 +14,13 @@
 
 #include "mmfree/core/buffer.h"
 #include "mmfree/core/parallel.h"
-#include "mmfree/model/packed.h"
+#include "mmfree/model/tiled.h"
 
 namespace mmfree {
 
-// Rows that go through the network together in prefill: enough to reuse each unpacked weight, small
-// enough for the cache.
-inline constexpr idx kPrefillRows = 64;
+// Rows that go through the network together in prefill: each block of weights is unpacked once for
+// all of them.
+inline constexpr idx kPrefillRows = 256;
 
 // Everything that one sequence carries from token to token; its size does not depend on the length.
 struct SessionState {
@@ -30,22 +34,38 @@ struct SessionState {
 };
 void reset(SessionState& state);
 
-// Buffers of forward(), allocated once. `rows`: largest chunk; `logit_rows`: `rows`, or 1 where
-// only the last row's logits are ever asked for.
+// Where the time of forward passes goes, as thread 0 sees it; waiting for others counts to the
+// stage before.
+struct StageSeconds {
+  double embedding = 0, norms = 0, mixer_in = 0, mixer_out = 0, mlp_in = 0, mlp_out = 0, head = 0;
+};
+
+// One thread's own memory.
+struct ThreadScratch {
+  Buffer<std::uint8_t> codes;  // one unpacked block of the widest matrix
+  Buffer<float> y[3];          // (R, 64) products of one block; y[0] also holds (R, 128)
+  Buffer<float> o;             // (M) gated output when R = 1
+  Buffer<std::int8_t> q[3];    // codes when R = 1
+  float q_scale[3] = {};
+  std::int32_t q_sum[3] = {};
+};
+
+// Buffers of the forward pass, allocated once. `rows`: largest chunk or batch; `logit_rows`: rows
+// whose logits exist at one time; `threads`: the most that will work.
 struct InferScratch {
-  InferScratch(const MatmulFreeConfig& config, idx rows, idx logit_rows);
+  InferScratch(const MatmulFreeConfig& config, idx rows, idx logit_rows, int threads);
   idx rows;
   idx logit_rows;
   Buffer<float> x;             // (R, D) residual stream
-  Buffer<float> i, f, g, h;    // (R, M)
-  Buffer<float> o;             // (R, M)
-  Buffer<float> pq;            // (R, 2F)
+  Buffer<float> g, h;          // (R, M); g becomes the gated output when R > 1
   Buffer<float> z;             // (R, F)
   Buffer<float> norm;          // (R, D) final norm, for those who look at it
   Buffer<float> logits;        // (logit_rows, V)
   Buffer<std::int8_t> q[3];    // codes of up to three projections
   Buffer<float> q_scale;       // (3, R)
   Buffer<std::int32_t> q_sum;  // (3, R)
+  std::vector<ThreadScratch> own;
+  StageSeconds* stages = nullptr;  // adds to it if not null
 };
 std::size_t scratch_bytes(const InferScratch& scratch);
 
@@ -69,7 +89,12 @@ struct ForwardCall {
 };
 
 // Advances the state by the tokens. Nothing is allocated.
-void forward(const Ctx& ctx, const PackedModel& model, const ForwardCall& call, SessionState& state,
+void forward(const Ctx& ctx, const TiledModel& model, const ForwardCall& call, SessionState& state,
              InferScratch& scratch);
+
+// One token for each of n <= scratch.rows, scratch.logit_rows sequences, each with its own state
+// (all different): scratch.logits (n, V).
+void step_batch(const Ctx& ctx, const TiledModel& model, std::span<const std::int32_t> tokens,
+                std::span<SessionState* const> states, InferScratch& scratch);
 
 }  // namespace mmfree

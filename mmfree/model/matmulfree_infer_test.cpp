@@ -13,6 +13,9 @@
 #include "mmfree/model/gguf_keys.h"
 #include "mmfree/model/matmulfree_reference.h"
 #include "mmfree/model/weights.h"
+#include "mmfree/ops/gated_norm/gated_norm.h"
+#include "mmfree/ops/mlgru/mlgru.h"
+#include "mmfree/ops/swiglu/swiglu.h"
 #include "tests/support/compare.h"
 #include "tests/support/golden.h"
 #include "tests/support/network_tensors.h"
@@ -53,9 +56,9 @@ struct Outputs {
 };
 
 // All outputs for (B, T) tokens, in chunks of `rows`.
-Outputs run(const Ctx& ctx, const PackedModel& model, const Ids& in, idx rows = kPrefillRows,
+Outputs run(const Ctx& ctx, const TiledModel& model, const Ids& in, idx rows = kPrefillRows,
             const std::vector<std::uint8_t>& mask = {}) {
-  const MatmulFreeConfig& c = model.config;
+  const MatmulFreeConfig& c = model.base.config;
   const auto n = static_cast<std::size_t>(in.batch * in.length * c.hidden_size);
   const auto layers = static_cast<std::size_t>(c.num_hidden_layers);
   Outputs out;
@@ -63,7 +66,7 @@ Outputs run(const Ctx& ctx, const PackedModel& model, const Ids& in, idx rows = 
   out.final_norm.resize(n);
   out.block.assign(layers, std::vector<float>(n));
   out.state.resize(layers);
-  InferScratch scratch(c, rows, rows);
+  InferScratch scratch(c, rows, rows, ctx.threads);
   SessionState state(c);
   for (idx b = 0; b < in.batch; ++b) {
     reset(state);
@@ -151,19 +154,19 @@ void expect_golden(const Golden& expected, const Outputs& got) {
 }
 
 TEST_P(GoldenConfig, IntegerModeEqualsTheReference) {
-  const PackedModel model = load_packed(kOne, path());
+  const TiledModel model = load_model(kOne, path());
   expect_golden(Golden(path() / "expected.safetensors"),
                 run(kOne, model, read_ids(path() / "ids.json")));
 }
 
 TEST_P(GoldenConfig, GgufGivesTheBitsOfTheDirectory) {
   const Ids in = read_ids(path() / "ids.json");
-  const Outputs expected = run(kOne, load_packed(kOne, path()), in);
+  const Outputs expected = run(kOne, load_model(kOne, path()), in);
   const TempDir dir;
   for (const StoredWeights w : {StoredWeights::tq1_0, StoredWeights::tq2_0, StoredWeights::f32}) {
     const std::filesystem::path gguf = dir.path() / "m.gguf";
     write_gguf(kOne, open_latent(path()), gguf, {.weights = w, .overwrite = true});
-    expect_same_bits(run(kOne, load_packed(kOne, gguf), in), expected);
+    expect_same_bits(run(kOne, load_model(kOne, gguf), in), expected);
   }
 }
 
@@ -215,7 +218,7 @@ TEST_P(GoldenModel, LogitsStatesAndStepwiseDecodingEqualTheReference) {
   const std::filesystem::path& path = path_;
   const Golden io(path / "io.safetensors");
   Ids in{io.shape("input_ids")[0], io.shape("input_ids")[1], io.get<std::int32_t>("input_ids")};
-  const PackedModel model = load_packed(kOne, path);
+  const TiledModel model = load_model(kOne, path);
   for (const idx rows : {kPrefillRows, idx{1}}) {
     const Outputs got = run(kOne, model, in, rows);
     EXPECT_LE(max_abs_difference(got.logits, io.get<double>("logits")), 5e-5);
@@ -235,10 +238,10 @@ TEST_P(GoldenModel, LeftPaddedRowsEqualTheReferenceWhereNotMasked) {
   std::vector<std::uint8_t> mask;
   for (const std::int32_t m : io.get<std::int32_t>("leftpad.attention_mask"))
     mask.push_back(static_cast<std::uint8_t>(m));
-  const PackedModel model = load_packed(kOne, path);
+  const TiledModel model = load_model(kOne, path);
   const Outputs got = run(kOne, model, in, 5, mask);
   const std::vector<double> expected = io.get<double>("leftpad.logits");
-  const auto vocab = static_cast<std::size_t>(model.config.vocab_size);
+  const auto vocab = static_cast<std::size_t>(model.base.config.vocab_size);
   ASSERT_EQ(got.logits.size(), expected.size());
   std::size_t compared = 0;
   for (std::size_t r = 0; r < mask.size(); ++r)
@@ -250,12 +253,12 @@ TEST_P(GoldenModel, LeftPaddedRowsEqualTheReferenceWhereNotMasked) {
 TEST(Infer, AnyChunkingAndAnyThreadCountGivesTheSameBits) {
   const TempDir dir;
   write_random_model(dir.path());
-  const PackedModel model = load_packed(kOne, dir.path());
-  const Ids in = random_ids(2, 150, model.config.vocab_size);
+  const TiledModel model = load_model(kOne, dir.path());
+  const Ids in = random_ids(2, 150, model.base.config.vocab_size);
   const Outputs expected = run(kOne, model, in);
   for (const idx rows : {1, 2, 7, 63, 150}) expect_same_bits(run(kOne, model, in, rows), expected);
   expect_same_bits(run(Ctx{2}, model, in), expected);
-  expect_same_bits(run(Ctx{3}, load_packed(Ctx{3}, dir.path()), in, 1), expected);
+  expect_same_bits(run(Ctx{3}, load_model(Ctx{3}, dir.path()), in, 1), expected);
 }
 
 TEST(Infer, TrainingForwardGivesTheSameBits) {
@@ -267,21 +270,21 @@ TEST(Infer, TrainingForwardGivesTheSameBits) {
   forward_loss(
       kOne, net,
       {.batch = in.batch, .length = in.length, .inputs = in.ids.data(), .labels = labels.data()});
-  const Outputs got = run(kOne, load_packed(kOne, dir.path()), in);
+  const Outputs got = run(kOne, load_model(kOne, dir.path()), in);
   EXPECT_TRUE(same_bits(got.logits, test::last_logits(net)));
 }
 
 TEST(Infer, MaskedTokensAddNothingToTheState) {
   const TempDir dir;
   write_random_model(dir.path());
-  const PackedModel model = load_packed(kOne, dir.path());
-  const Ids in = random_ids(1, 30, model.config.vocab_size);
+  const TiledModel model = load_model(kOne, dir.path());
+  const Ids in = random_ids(1, 30, model.base.config.vocab_size);
   std::vector<std::uint8_t> mask(30, 1);
   std::fill_n(mask.begin(), 9, std::uint8_t{0});
   const Outputs padded = run(kOne, model, in, 8, mask);
   Ids tail{1, 21, {in.ids.begin() + 9, in.ids.end()}};
   const Outputs alone = run(kOne, model, tail);
-  const auto skip = static_cast<std::ptrdiff_t>(9 * model.config.vocab_size);
+  const auto skip = static_cast<std::ptrdiff_t>(9 * model.base.config.vocab_size);
   EXPECT_TRUE(same_bits(std::vector<float>(padded.logits.begin() + skip, padded.logits.end()),
                         alone.logits));
   EXPECT_FALSE(same_bits(run(kOne, model, in).logits, padded.logits));
@@ -290,8 +293,8 @@ TEST(Infer, MaskedTokensAddNothingToTheState) {
 TEST(Session, PrefillAndStepsAgreeAndRestartForgets) {
   const TempDir dir;
   write_random_model(dir.path());
-  const PackedModel model = load_packed(kOne, dir.path());
-  const Ids in = random_ids(1, 90, model.config.vocab_size);
+  const TiledModel model = load_model(kOne, dir.path());
+  const Ids in = random_ids(1, 90, model.base.config.vocab_size);
   Session session(kOne, model);
   const auto copy = [](std::span<const float> v) { return std::vector<float>(v.begin(), v.end()); };
   const std::vector<float> at_once = copy(session.prefill(in.ids));
@@ -299,7 +302,7 @@ TEST(Session, PrefillAndStepsAgreeAndRestartForgets) {
   session.restart();
   session.prefill(std::span(in.ids).first(50));
   const SessionState snapshot = [&] {
-    SessionState s(model.config);
+    SessionState s(model.base.config);
     std::copy(session.state().h.begin(), session.state().h.end(), s.h.begin());
     return s;
   }();
@@ -310,12 +313,124 @@ TEST(Session, PrefillAndStepsAgreeAndRestartForgets) {
   EXPECT_TRUE(same_bits(copy(session.prefill(std::span(in.ids).subspan(50))), at_once));
 }
 
+// The network op by op on the packed rows of the file, one token at a time: what the fused forward
+// must equal.
+std::vector<float> plain_logits(const PackedModel& model, std::span<const std::int32_t> tokens) {
+  const MatmulFreeConfig& c = model.config;
+  const idx d = c.hidden_size, m = c.mixer_width(), f = c.mlp_width();
+  const idx stride = code_stride(std::max({d, m, f}));
+  SessionState state(c);
+  Buffer<std::int8_t> q(3 * stride);
+  float scale[3];
+  std::int32_t sum[3];
+  std::vector<float> x(static_cast<std::size_t>(d)), logits;
+  Buffer<float> i(m), fp(m), g(m), h(m), o(m), pq(2 * f), z(f), y(c.vocab_size);
+  const auto codes = [&](int p) { return CodeRows{q.data() + p * stride, &scale[p], &sum[p]}; };
+  const auto quantize = [&](const float* from, idx width, const float* outer,
+                            std::vector<const float*> gains) {
+    RmsnormQuant a{.rows = 1,
+                   .width = width,
+                   .x = from,
+                   .outer = outer,
+                   .outer_eps = static_cast<float>(c.rms_norm_eps),
+                   .projections = static_cast<int>(gains.size()),
+                   .gain = {},
+                   .codes = {codes(0), codes(1), codes(2)},
+                   .outer_rstd = nullptr,
+                   .inner_rstd = nullptr};
+    std::copy(gains.begin(), gains.end(), a.gain);
+    rmsnorm_quant(kOne, a);
+  };
+  for (const std::int32_t token : tokens) {
+    read_as_f32(model.embedding, x.data(), token * d, d);
+    for (std::size_t l = 0; l < model.layers.size(); ++l) {
+      const PackedLayer& w = model.layers[l];
+      quantize(x.data(), d, w.attn_norm, {w.i_norm, w.f_norm, w.g_in_norm});
+      bitlinear_packed(kOne, 1, codes(0), w.i, nullptr, i.data());
+      bitlinear_packed(kOne, 1, codes(1), w.f, nullptr, fp.data());
+      bitlinear_packed(kOne, 1, codes(2), w.g, nullptr, g.data());
+      mlgru(kOne, {1, 1, m, i.data(), fp.data(), w.bound, nullptr, state.layer(static_cast<idx>(l)),
+                   h.data()});
+      gated_norm(
+          kOne, {1, m, g.data(), h.data(), w.g_norm, static_cast<float>(c.rms_norm_eps), o.data()});
+      quantize(o.data(), m, nullptr, {w.o_norm});
+      bitlinear_packed(kOne, 1, codes(0), w.o, x.data(), x.data());
+      quantize(x.data(), d, w.mlp_norm, {w.gate_norm});
+      bitlinear_packed(kOne, 1, codes(0), w.gate, nullptr, pq.data());
+      swiglu(kOne, 1, f, pq.data(), z.data());
+      quantize(z.data(), f, nullptr, {w.down_norm});
+      bitlinear_packed(kOne, 1, codes(0), w.down, x.data(), x.data());
+    }
+    quantize(x.data(), d, model.norm, {model.head_norm});
+    bitlinear_packed(kOne, 1, codes(0), model.head, nullptr, y.data());
+    logits.insert(logits.end(), y.begin(), y.end());
+  }
+  return logits;
+}
+
+constexpr TileFormat kTileFormats[] = {TileFormat::two_bit, TileFormat::base3};
+
+TEST(Infer, BothTileFormatsGiveTheBitsOfThePlainPath) {
+  const TempDir dir;
+  write_random_model(dir.path());
+  const Ids in = random_ids(1, 70, 131);
+  const std::vector<float> expected = plain_logits(load_packed(kOne, dir.path()), in.ids);
+  for (const TileFormat format : kTileFormats)
+    for (const int threads : {1, 2, 5}) {
+      const Ctx ctx{threads};
+      const TiledModel model = load_model(ctx, dir.path(), {}, format);
+      EXPECT_EQ(model.format, format);
+      for (const idx rows : {idx{1}, idx{3}, kPrefillRows})
+        EXPECT_TRUE(same_bits(run(ctx, model, in, rows).logits, expected))
+            << tile_format_name(format) << " " << threads << " threads, chunks of " << rows;
+    }
+}
+
+TEST(Infer, CompanyInABatchChangesNothing) {
+  const TempDir dir;
+  write_random_model(dir.path());
+  const Ctx ctx{2};
+  const TiledModel model = load_model(ctx, dir.path());
+  constexpr idx kSequences = 9, kSteps = 6;
+  const auto vocab = static_cast<std::size_t>(model.base.config.vocab_size);
+  const Ids in = random_ids(kSequences, kSteps, model.base.config.vocab_size);
+  std::vector<SessionState> sessions;
+  for (idx i = 0; i < kSequences; ++i) sessions.emplace_back(model.base.config);
+  InferScratch scratch(model.base.config, kSequences, kSequences, ctx.threads);
+  // Sequence i joins at step i / 2 and leaves after its tokens: every batch has other company.
+  std::vector<std::vector<float>> got(kSequences);
+  for (idx step = 0; step < kSteps + kSequences; ++step) {
+    std::vector<std::int32_t> tokens;
+    std::vector<SessionState*> states;
+    std::vector<std::size_t> who;
+    for (idx i = kSequences - 1; i >= 0; --i) {
+      const idx t = step - i / 2;
+      if (t < 0 || t >= kSteps) continue;
+      tokens.push_back(in.ids[static_cast<std::size_t>(i * kSteps + t)]);
+      states.push_back(&sessions[static_cast<std::size_t>(i)]);
+      who.push_back(static_cast<std::size_t>(i));
+    }
+    step_batch(ctx, model, tokens, states, scratch);
+    for (std::size_t k = 0; k < who.size(); ++k) {
+      const float* row = scratch.logits.data() + k * vocab;
+      got[who[k]].insert(got[who[k]].end(), row, row + vocab);
+    }
+  }
+  const std::vector<float> expected = run(kOne, model, in).logits;
+  const std::size_t each = kSteps * vocab;
+  for (std::size_t i = 0; i < kSequences; ++i)
+    EXPECT_TRUE(
+        same_bits(got[i], std::vector<float>(expected.begin() + static_cast<long>(i * each),
+                                             expected.begin() + static_cast<long>((i + 1) * each))))
+        << "sequence " << i;
+}
+
 TEST(Session, AllocatesNothingAfterItsFirstToken) {
   const TempDir dir;
   write_random_model(dir.path());
-  const PackedModel model = load_packed(kOne, dir.path());
+  const TiledModel model = load_model(kOne, dir.path());
   Session session(kOne, model);
-  const Ids in = random_ids(1, 200, model.config.vocab_size);
+  const Ids in = random_ids(1, 200, model.base.config.vocab_size);
   session.prefill(in.ids);
   const auto in_use = [] {
     const struct mallinfo2 info = mallinfo2();
@@ -330,7 +445,7 @@ TEST(Session, AllocatesNothingAfterItsFirstToken) {
 TEST(Session, RefusesIdsOutsideTheVocabularyAndStaysAsItWas) {
   const TempDir dir;
   write_random_model(dir.path());
-  const PackedModel model = load_packed(kOne, dir.path());
+  const TiledModel model = load_model(kOne, dir.path());
   Session session(kOne, model), other(kOne, model);
   session.step(3);
   other.step(3);
@@ -539,7 +654,7 @@ TEST(Packed, ChangedBytesInTheHeaderAreRefusedOrHarmless) {
     bytes[at] = static_cast<char>(bytes[at] ^ static_cast<char>(1 << random.below(8)));
     std::ofstream(dir.path() / "flipped.gguf", std::ios::binary) << bytes;
     try {
-      const PackedModel model = load_packed(kOne, dir.path() / "flipped.gguf");
+      const TiledModel model = load_model(kOne, dir.path() / "flipped.gguf");
       Session session(kOne, model);
       session.step(0);
     } catch (const Error& e) {

@@ -9,7 +9,7 @@ int main(int argc, char** argv) {
   if (argc != 2) return std::fputs("usage: consumer MODEL\n", stderr), 2;
   try {
     const mmfree::Ctx ctx{mmfree::default_threads()};
-    const mmfree::PackedModel model = mmfree::load_packed(ctx, argv[1]);
+    const mmfree::TiledModel model = mmfree::load_model(ctx, argv[1]);
     mmfree::Session session(ctx, model);
     const std::vector<std::int32_t> tokens = {1, 2, 3};
     mmfree::SamplerOptions options;

@@ -23,6 +23,7 @@ struct Mlgru {
   float* state;  // (B, M) h before the first token, overwritten with h after the last; null: starts
                  // at zero
   float* h;      // (B, T, M)
+  idx pre_stride = 0;  // elements between rows of i_pre and of f_pre; 0: M
 };
 void mlgru(const Ctx& ctx, const Mlgru& a);
 

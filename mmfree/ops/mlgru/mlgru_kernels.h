@@ -9,12 +9,14 @@ namespace {
 
 inline void forward_channels(const Mlgru& a, idx sequence, idx begin, idx end) {
   const idx base = sequence * a.length * a.width;
+  const idx pre_stride = a.pre_stride == 0 ? a.width : a.pre_stride;
   const float* bound = a.lower_bound;
   float* state = a.state == nullptr ? nullptr : a.state + sequence * a.width;
   for (idx t = 0; t < a.length; ++t) {
     const idx row = base + t * a.width;
-    const float* i_pre = a.i_pre + row;
-    const float* f_pre = a.f_pre + row;
+    const idx pre = (sequence * a.length + t) * pre_stride;
+    const float* i_pre = a.i_pre + pre;
+    const float* f_pre = a.f_pre + pre;
     float* h = a.h + row;
     const float* before = t > 0 ? h - a.width : state;
     const float keep = a.mask == nullptr || a.mask[sequence * a.length + t] != 0 ? 1.0F : 0.0F;

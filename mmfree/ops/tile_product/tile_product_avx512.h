@@ -33,6 +33,16 @@ inline __m512i broadcast4(const std::int8_t* p) {
   return _mm512_set1_epi32(v);
 }
 
+// sum + the products of plane's bytes and four codes at q, broadcast by the instruction itself. As
+// an intrinsic, GCC 12 copies the sum around and runs out of registers: 19 of the 20 sums of the
+// kernel for one token went through memory.
+inline void add_dot(__m512i& sum, __m512i plane, const std::int8_t* q) {
+  using Word = std::int32_t __attribute__((may_alias));
+  asm("vpdpbusd %2%{1to16%}, %1, %0"
+      : "+v"(sum)
+      : "v"(plane), "m"(*reinterpret_cast<const Word*>(q)));
+}
+
 struct Base3 {
   __m512i low;   // i's four digits as 2-bit planes
   __m512i high;  // 81 * d4
@@ -116,16 +126,14 @@ inline void few_sums(const std::uint8_t* block, idx steps, const std::int8_t* q,
         v = b.low;
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r)
-          acc[r][g][4] =
-              _mm512_dpbusd_epi32(acc[r][g][4], b.high, broadcast4(q + r * q_stride + 16));
+          add_dot(acc[r][g][4], b.high, q + r * q_stride + 16);
       }
 #pragma GCC unroll 8
       for (int p = 0; p < kPlanes; ++p) {
         const __m512i plane = _mm512_and_si512(v, _mm512_set1_epi8(static_cast<char>(3 << 2 * p)));
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r)
-          acc[r][g][p] =
-              _mm512_dpbusd_epi32(acc[r][g][p], plane, broadcast4(q + r * q_stride + 4 * p));
+          add_dot(acc[r][g][p], plane, q + r * q_stride + 4 * p);
       }
     }
     block += kStepBytes;

@@ -1,0 +1,38 @@
+#pragma once
+// Internal: the variants of the roofline's loops, best first.
+#include <cstdint>
+
+#include "mmfree/core/cpu.h"
+#include "mmfree/core/types.h"
+
+namespace mmfree {
+
+struct RooflineLoops {
+  std::uint64_t (*read)(const std::uint8_t* p, idx bytes) noexcept;  // a multiple of 256 bytes
+  // The given number of rounds of independent operations; each returns the operations of a round.
+  double (*int8)(idx rounds) noexcept;
+  double (*f32)(idx rounds) noexcept;
+};
+
+namespace scalar {
+extern const RooflineLoops roofline;
+}
+namespace avx2 {
+extern const RooflineLoops roofline;
+}
+namespace avxvnni {
+extern const RooflineLoops roofline;
+}
+namespace avx512 {
+extern const RooflineLoops roofline;
+}
+
+inline constexpr Variant<const RooflineLoops*> roofline_variants[] = {
+#if defined(__x86_64__)
+    {Isa::avx512, &avx512::roofline},
+    {Isa::avxvnni, &avxvnni::roofline},
+    {Isa::avx2, &avx2::roofline},
+#endif
+    {Isa::scalar, &scalar::roofline}};
+
+}  // namespace mmfree

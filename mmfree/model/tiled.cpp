@@ -1,0 +1,221 @@
+#include "mmfree/model/tiled.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "mmfree/core/error.h"
+#include "mmfree/core/rng.h"
+#include "mmfree/ops/lower_bounds/lower_bounds.h"
+#include "mmfree/ops/tile_product/tile_product.h"
+#include "mmfree/ternary/pack.h"
+
+namespace mmfree {
+namespace {
+
+// Hands out places in the one block of memory; without memory it only counts.
+struct Arena {
+  TileFormat format;
+  std::uint8_t* memory = nullptr;
+  idx used = 0;
+
+  // Matrices (out, in) whose blocks take turns.
+  void place(std::initializer_list<TileMatrix*> group, idx out, idx in) {
+    const idx bytes = tile_block_bytes(format, in);
+    const idx stride = bytes * static_cast<idx>(group.size());
+    idx offset = used;
+    for (TileMatrix* w : group) {
+      *w = {out, in, format, w->scale, memory == nullptr ? nullptr : memory + offset, stride};
+      offset += bytes;
+    }
+    used += stride * tile_blocks(out);
+  }
+};
+
+void place_all(TiledModel& m, Arena& arena) {
+  const MatmulFreeConfig& c = m.base.config;
+  const idx d = c.hidden_size;
+  const idx mixer = c.mixer_width();
+  const idx f = c.mlp_width();
+  for (TiledLayer& l : m.layers) {
+    arena.place({&l.i, &l.f, &l.g}, mixer, d);
+    arena.place({&l.o}, d, mixer);
+    arena.place({&l.p, &l.q}, f, d);
+    arena.place({&l.down}, d, f);
+  }
+  arena.place({&m.head}, c.vocab_size, d);
+}
+
+// Sets the format and gives every matrix its place.
+void lay_out(TiledModel& m, std::optional<TileFormat> format) {
+  const MatmulFreeConfig& c = m.base.config;
+  const idx widest = std::max({c.hidden_size, c.mixer_width(), c.mlp_width()});
+  if (widest > kMaxTileInputs)
+    fail(ErrorKind::config, fmt::format("{}: a matrix has {} columns, expected at most {}",
+                                        m.base.path, widest, kMaxTileInputs));
+  m.layers.resize(static_cast<std::size_t>(c.num_hidden_layers));
+  m.format = format ? *format : chosen_format(c);
+  m.tiles = Buffer<std::uint8_t>(static_cast<idx>(matrix_bytes(c, m.format)));
+  Arena arena{m.format, m.tiles.data()};
+  place_all(m, arena);
+}
+
+// Rows [first, first + w.out) of a packed matrix to the blocks of w.
+void fill(const Ctx& ctx, const PackedMatrix& from, idx first, TileMatrix& w) {
+  w.scale = from.scale;
+  const auto row_bytes = static_cast<idx>(ternary_row_bytes(from.format, from.in));
+  // The owner of the memory is not const; a TileMatrix only ever reads.
+  auto* blocks = const_cast<std::uint8_t*>(w.blocks);
+  parallel_for(ctx, tile_blocks(w.out), 1, [&](idx begin, idx end) {
+    Buffer<std::int8_t> codes(w.in);
+    Buffer<std::int8_t> zeros(w.in);
+    for (idx o = begin * kBlockOutputs; o < end * kBlockOutputs; ++o) {
+      if (o < w.out)
+        unpack_row(from.format, from.rows + (first + o) * row_bytes, w.in, codes.data());
+      pack_tile_lane(w.format, o < w.out ? codes.data() : zeros.data(), w.in, o % kBlockOutputs,
+                     blocks + o / kBlockOutputs * w.block_stride);
+    }
+  });
+}
+
+// Lets go of the memory that holds the rows.
+void drop(PackedModel& m, const std::byte* rows) {
+  for (std::size_t i = 0; i < m.matrices.size(); ++i)
+    if (m.matrices[i].rows == rows && m.gguf)
+      m.gguf->release_pages(get_tensor(m.gguf->header(), m.table[i].gguf_name));
+  for (Buffer<std::byte>& b : m.packed)
+    if (b.data() == rows) b = Buffer<std::byte>();
+}
+
+}  // namespace
+
+TiledModel tile_model(const Ctx& ctx, PackedModel model, const Progress& progress,
+                      std::optional<TileFormat> format) {
+  TiledModel m;
+  m.base = std::move(model);
+  lay_out(m, format);
+  const auto total = static_cast<std::uint64_t>(m.tiles.size());
+  std::uint64_t done = 0;
+  const auto take = [&](PackedMatrix& from, std::initializer_list<TileMatrix*> to) {
+    idx first = 0;
+    for (TileMatrix* w : to) {
+      fill(ctx, from, first, *w);
+      first += w->out;
+      done += static_cast<std::uint64_t>(tile_blocks(w->out) * tile_block_bytes(m.format, w->in));
+    }
+    drop(m.base, from.rows);
+    from = {};
+    if (progress) progress("bytes", done, total);
+  };
+  for (std::size_t l = 0; l < m.layers.size(); ++l) {
+    PackedLayer& from = m.base.layers[l];
+    TiledLayer& to = m.layers[l];
+    take(from.i, {&to.i});
+    take(from.f, {&to.f});
+    take(from.g, {&to.g});
+    take(from.o, {&to.o});
+    take(from.gate, {&to.p, &to.q});
+    take(from.down, {&to.down});
+  }
+  take(m.base.head, {&m.head});
+  m.base.matrices.clear();
+  return m;
+}
+
+TiledModel load_model(const Ctx& ctx, const std::filesystem::path& path, const Progress& progress,
+                      std::optional<TileFormat> format) {
+  return tile_model(ctx, load_packed(ctx, path, progress), progress, format);
+}
+
+TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uint64_t seed,
+                        std::optional<TileFormat> format) {
+  TiledModel m;
+  PackedModel& base = m.base;
+  base.path = "random weights";
+  base.config = config;
+  lay_out(m, format);
+  // One of 243 (base 3) or of 3^4 spread to two bits each (2 bits), a byte from 16 random bits: off
+  // from uniform by less than one in 200.
+  std::uint8_t byte_of[243];
+  for (int n = 0; n < 243; ++n) {
+    const int spread = n % 3 | n / 3 % 3 << 2 | n / 9 % 3 << 4 | n / 27 % 3 << 6;
+    byte_of[n] = static_cast<std::uint8_t>(m.format == TileFormat::base3 ? n : spread);
+  }
+  parallel_for(ctx, m.tiles.size(), 4096, [&](idx begin, idx end) {
+    for (idx i = begin; i < end; i += 4) {  // the size is a multiple of kStepBytes
+      const std::uint64_t bits = random_bits(seed, 1, static_cast<std::uint64_t>(i));
+      for (idx b = 0; b < 4; ++b)
+        m.tiles[i + b] = byte_of[(bits >> (16 * b) & 0xffffU) * 243 >> 16];
+    }
+  });
+  const idx d = config.hidden_size;
+  m.table = Buffer<std::uint16_t>(config.vocab_size * d);
+  parallel_for(ctx, m.table.size(), 4096, [&](idx begin, idx end) {
+    for (idx i = begin; i < end; ++i) {
+      const std::uint64_t bits = random_bits(seed, 2, static_cast<std::uint64_t>(i));
+      const float uniform = static_cast<float>(bits >> 40) * 0x1p-24F;
+      m.table[i] = float_to_bf16((uniform - 0.5F) * 0.07F);  // deviation 0.02
+    }
+  });
+  base.embedding = {"model.embeddings.weight",
+                    DType::bf16,
+                    {config.vocab_size, d},
+                    reinterpret_cast<const std::byte*>(m.table.data()),
+                    static_cast<std::size_t>(m.table.size()) * sizeof(std::uint16_t)};
+  base.gains = Buffer<float>(std::max({d, config.mixer_width(), config.mlp_width()}));
+  std::fill(base.gains.begin(), base.gains.end(), 1.0F);
+  const float* ones = base.gains.data();
+  base.bounds = Buffer<float>(config.num_hidden_layers * d);
+  const Buffer<float> raw(config.num_hidden_layers * d);
+  lower_bounds(config.num_hidden_layers, d, raw.data(), base.bounds.data());
+  for (std::size_t l = 0; l < m.layers.size(); ++l) {
+    const bool bounded = config.use_lower_bound && l > 0;
+    base.layers.push_back(
+        {.attn_norm = ones,
+         .i_norm = ones,
+         .f_norm = ones,
+         .g_in_norm = ones,
+         .bound = bounded ? base.bounds.data() + static_cast<idx>(l) * d : nullptr,
+         .g_norm = ones,
+         .o_norm = ones,
+         .mlp_norm = ones,
+         .gate_norm = ones,
+         .down_norm = ones,
+         .i = {},
+         .f = {},
+         .g = {},
+         .o = {},
+         .gate = {},
+         .down = {}});
+    TiledLayer& t = m.layers[l];
+    for (TileMatrix* w : {&t.i, &t.f, &t.g, &t.o, &t.p, &t.q, &t.down}) w->scale = 0.02F;
+  }
+  base.norm = ones;
+  base.head_norm = ones;
+  m.head.scale = 0.02F;
+  return m;
+}
+
+std::size_t matrix_bytes(const MatmulFreeConfig& config, TileFormat format) {
+  TiledModel m;
+  m.base.config = config;
+  m.layers.resize(static_cast<std::size_t>(config.num_hidden_layers));
+  Arena count{format};
+  place_all(m, count);
+  return static_cast<std::size_t>(count.used);
+}
+
+TileFormat chosen_format(const MatmulFreeConfig& config) {
+  return preferred_tile_format(static_cast<idx>(matrix_bytes(config, TileFormat::two_bit)));
+}
+
+std::size_t matrix_bytes(const TiledModel& m) {
+  return static_cast<std::size_t>(m.tiles.size());
+}
+
+std::size_t weight_bytes(const TiledModel& m) {
+  return matrix_bytes(m) + weight_bytes(m.base);
+}
+
+}  // namespace mmfree
