@@ -268,9 +268,9 @@ class Worker {
   // Starts reading this thread's first weights of the next stage, which has a norm before it.
   void touch(const TileMatrix& next) const {
     const std::uint8_t* p = next.blocks + team_.begin(tile_blocks(next.out)) * next.block_stride;
-    for (idx i = 0; i < kTouchBytes; i += 64) __builtin_prefetch(p + i);
+    for (idx i = 0; i < kTouchBytes; i += 64) __builtin_prefetch(p + i, 0, i < 2048 ? 3 : 2);
   }
-  static constexpr idx kTouchBytes = 8192;
+  static constexpr idx kTouchBytes = 20480;
 
   // ---- what is looked at from outside, by thread 0
 

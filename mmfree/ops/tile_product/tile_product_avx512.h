@@ -19,9 +19,17 @@
 namespace mmfree {
 namespace {
 
-// Bytes ahead of the reads: the hardware's own prefetch alone reaches 80 % of the memory's rate
-// when arithmetic is in between.
-constexpr idx kPrefetchAhead = 6144;
+// Lines are asked for twice: far ahead into the second-level cache, close ahead into the first.
+// With arithmetic between the loads the hardware's own prefetch keeps too few reads under way (52 %
+// of the read bandwidth; one prefetch at the best distance 77 %, both 87 %, measured on an Emerald
+// Rapids server).
+constexpr idx kNearBytes = 1024;
+constexpr idx kFarBytes = 20480;
+
+inline void prefetch(const std::uint8_t* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p + kNearBytes), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(p + kFarBytes), _MM_HINT_T1);
+}
 
 // 81 * kInverse81 = 1 modulo 2^32: multiplying a multiple of 81 by it divides it.
 constexpr std::uint32_t kInverse81 = 0x781948b1U;
@@ -120,20 +128,18 @@ inline void few_sums(const std::uint8_t* block, idx steps, const std::int8_t* q,
     for (int g = 0; g < kGroups; ++g) {
       __m512i v = _mm512_load_si512(block + 64 * g);
       // The whole step's lines: a pass over fewer groups leaves the rest in the cache for the next.
-      _mm_prefetch(reinterpret_cast<const char*>(block + 64 * g + kPrefetchAhead), _MM_HINT_T0);
+      prefetch(block + 64 * g);
       if constexpr (kDigits == 5) {
         const Base3 b = split(v);
         v = b.low;
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-          add_dot(acc[r][g][4], b.high, q + r * q_stride + 16);
+        for (int r = 0; r < kRows; ++r) add_dot(acc[r][g][4], b.high, q + r * q_stride + 16);
       }
 #pragma GCC unroll 8
       for (int p = 0; p < kPlanes; ++p) {
         const __m512i plane = _mm512_and_si512(v, _mm512_set1_epi8(static_cast<char>(3 << 2 * p)));
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-          add_dot(acc[r][g][p], plane, q + r * q_stride + 4 * p);
+        for (int r = 0; r < kRows; ++r) add_dot(acc[r][g][p], plane, q + r * q_stride + 4 * p);
       }
     }
     block += kStepBytes;
@@ -178,8 +184,7 @@ inline void unpack_block(const std::uint8_t* block, idx steps, std::uint8_t* out
 #pragma GCC unroll 4
     for (int g = 0; g < 4; ++g) {
       __m512i v = _mm512_load_si512(block + s * kStepBytes + 64 * g);
-      _mm_prefetch(reinterpret_cast<const char*>(block + s * kStepBytes + 64 * g + kPrefetchAhead),
-                   _MM_HINT_T0);
+      prefetch(block + s * kStepBytes + 64 * g);
       std::uint8_t* to = out + s * kDigits * 256 + 64 * g;
       if constexpr (kDigits == 5) {
         const Base3 b = split(v);
