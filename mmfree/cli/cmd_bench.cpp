@@ -367,6 +367,7 @@ int bench_ops(const Ctx& ctx, const Options& o) {
                          .x = {q.data(), scale.data(), sum.data()},
                          .y = y.data() + team.rank * n * kBlockOutputs,
                          .y_stride = kBlockOutputs,
+                         .add = false,
                          .scratch = scratch.data() + team.rank * tile_scratch_bytes(shape.in)});
               team.sync();
             });

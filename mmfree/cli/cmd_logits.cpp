@@ -50,7 +50,7 @@ void run_integer(const Ctx& ctx, const TiledModel& model, const IdsFile& in, con
   const idx rows = in.batch * in.length;
   const idx d = c.hidden_size;
   SafetensorsWriter out(out_path, output_tensors(c, in, wanted));
-  InferScratch scratch(c, kPrefillRows, kPrefillRows, ctx.threads);
+  InferScratch scratch(c, kLogitRows, kLogitRows, ctx.threads);
   SessionState state(c);
   Buffer<float> hidden(wanted.hidden ? (c.num_hidden_layers + 2) * rows * d : 0);  // (L+2, B*T, D)
   Buffer<float> states(wanted.states ? c.num_hidden_layers * in.batch * state.width

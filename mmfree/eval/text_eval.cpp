@@ -27,7 +27,7 @@ class Scorer {
         model_(model),
         window_(window),
         state_(model.base.config),
-        scratch_(model.base.config, kPrefillRows, kPrefillRows, ctx.threads) {}
+        scratch_(model.base.config, kLogitRows, kLogitRows, ctx.threads) {}
 
   // The next input token and the token that follows it.
   void add(std::int32_t input, std::int32_t label) {
@@ -35,7 +35,7 @@ class Scorer {
     labels_.push_back(label);
     const bool window_ends =
         window_ > 0 && (seen_ + static_cast<idx>(inputs_.size())) % window_ == 0;
-    if (static_cast<idx>(inputs_.size()) == kPrefillRows || window_ends) flush();
+    if (static_cast<idx>(inputs_.size()) == kLogitRows || window_ends) flush();
   }
 
   void flush() {
@@ -47,7 +47,7 @@ class Scorer {
     call.logits = LogitRows::all;
     forward(ctx_, model_, call, state_, scratch_);
     const auto rows = static_cast<idx>(inputs_.size());
-    std::array<float, kPrefillRows> nll{};
+    std::array<float, kLogitRows> nll{};
     cross_entropy(ctx_, rows, model_.base.config.vocab_size, scratch_.logits.data(), labels_.data(),
                   /*with_gradient=*/false, /*grad_scale=*/1, nll.data());
     for (idx r = 0; r < rows; ++r) {

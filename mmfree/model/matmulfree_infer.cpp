@@ -162,6 +162,7 @@ class Worker {
   void add_product(const TileMatrix& w, idx b) {
     const idx c0 = b * kBlockOutputs;
     const idx n = std::min(kBlockOutputs, w.out - c0);
+    if (n == kBlockOutputs) return product(w, b, 0, s_.x.data() + c0, w.out, /*add=*/true);
     float* y = own_.y[0].data();
     product(w, b, 0, y, kBlockOutputs);
     for (idx r = 0; r < rows_; ++r) {
@@ -241,13 +242,14 @@ class Worker {
   }
 
   // y (R, 64) of block b; `k` says which codes.
-  void product(const TileMatrix& w, idx b, int k, float* y, idx y_stride) {
+  void product(const TileMatrix& w, idx b, int k, float* y, idx y_stride, bool add = false) {
     p_.kernels.product({.w = &w,
                         .block = b,
                         .rows = rows_,
                         .x = codes(k),
                         .y = y,
                         .y_stride = y_stride,
+                        .add = add,
                         .scratch = own_.codes.data()});
   }
 

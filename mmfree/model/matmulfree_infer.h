@@ -20,7 +20,9 @@ namespace mmfree {
 
 // Rows that go through the network together in prefill: each block of weights is unpacked once for
 // all of them.
-inline constexpr idx kPrefillRows = 256;
+inline constexpr idx kPrefillRows = 512;
+// And where the logits of all of them are wanted, which take V floats a row.
+inline constexpr idx kLogitRows = 128;
 
 // Everything that one sequence carries from token to token; its size does not depend on the length.
 struct SessionState {

@@ -19,8 +19,9 @@ struct TileProduct {
   idx block;
   idx rows;  // R
   CodeRows x;
-  float* y;  // (R, 64), rows y_stride apart; outputs past O are written, with zeros of the sums
+  float* y;  // (R, 64), rows y_stride apart; outputs past O are written too (sums of zeros)
   idx y_stride;
+  bool add;               // y += the product (a residual) instead of y = the product
   std::uint8_t* scratch;  // tile_scratch_bytes(K), 64-byte aligned
 };
 

@@ -115,7 +115,8 @@ inline void store_outputs(const TileProduct& a, idx row, idx output, const std::
   for (idx j = 0; j < count; j += 8) {
     const __m256i sum = _mm256_load_si256(reinterpret_cast<const __m256i*>(sums + j));
     const __m256 v = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, x_sum));
-    _mm256_storeu_ps(y + j, _mm256_mul_ps(_mm256_mul_ps(v, x_scale), w_scale));
+    const __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(v, x_scale), w_scale);
+    _mm256_storeu_ps(y + j, a.add ? _mm256_add_ps(_mm256_loadu_ps(y + j), scaled) : scaled);
   }
 }
 

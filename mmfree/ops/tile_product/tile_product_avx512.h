@@ -105,10 +105,14 @@ inline Base3 split(__m512i v) {
 }
 #endif
 
-inline void store_outputs(__m512i sum, std::int32_t x_sum, float x_scale, float w_scale, float* y) {
-  const __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(x_sum)));
-  _mm512_storeu_ps(
-      y, _mm512_mul_ps(_mm512_mul_ps(v, _mm512_set1_ps(x_scale)), _mm512_set1_ps(w_scale)));
+// 16 outputs of one token.
+inline void store_outputs(const TileProduct& a, idx row, idx output, const std::int32_t* sums) {
+  const __m512i sum = _mm512_sub_epi32(_mm512_load_si512(sums), _mm512_set1_epi32(a.x.sum[row]));
+  __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(a.x.scale[row]));
+  v = _mm512_mul_ps(v, _mm512_set1_ps(a.w->scale));
+  float* y = a.y + row * a.y_stride + output;
+  if (a.add) v = _mm512_add_ps(_mm512_loadu_ps(y), v);
+  _mm512_storeu_ps(y, v);
 }
 
 // kRows tokens x kGroups x 16 outputs, all inputs. sums (kRows, kGroups, 16).
@@ -171,8 +175,7 @@ inline void few_rows(const TileProduct& a, idx row) {
     few_sums<kDigits, kRows, kGroups>(block + 64 * g0, steps, a.x.q + row * stride, stride, sums);
     for (int r = 0; r < kRows; ++r)
       for (int g = 0; g < kGroups; ++g)
-        store_outputs(_mm512_load_si512(sums + (r * kGroups + g) * 16), a.x.sum[row + r],
-                      a.x.scale[row + r], w.scale, a.y + (row + r) * a.y_stride + (g0 + g) * 16);
+        store_outputs(a, row + r, (g0 + g) * 16, sums + (r * kGroups + g) * 16);
   }
 }
 
@@ -200,15 +203,16 @@ inline void unpack_block(const std::uint8_t* block, idx steps, std::uint8_t* out
     }
 }
 
-// kRows tokens x 64 outputs from unpacked codes. sums (kRows, 64).
+// sums (kRows, 64) = or += kRows tokens x 64 outputs from unpacked codes.
 template <int kRows>
 inline void many_sums(const std::uint8_t* codes, idx quads, const std::int8_t* q, idx q_stride,
-                      std::int32_t* sums) {
+                      bool add, std::int32_t* sums) {
   __m512i acc[kRows][4];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-    for (int g = 0; g < 4; ++g) acc[r][g] = _mm512_setzero_si512();
+    for (int g = 0; g < 4; ++g)
+      acc[r][g] = add ? _mm512_load_si512(sums + (r * 4 + g) * 16) : _mm512_setzero_si512();
   for (idx k = 0; k < quads; ++k) {
     __m512i w[4];
 #pragma GCC unroll 8
@@ -226,15 +230,54 @@ inline void many_sums(const std::uint8_t* codes, idx quads, const std::int8_t* q
     for (int g = 0; g < 4; ++g) _mm512_store_si512(sums + (r * 4 + g) * 16, acc[r][g]);
 }
 
-template <int kRows>
-inline void many_rows(const TileProduct& a, idx row, idx quads) {
-  alignas(64) std::int32_t sums[kRows * 64];
-  const idx stride = code_stride(a.w->in);
-  many_sums<kRows>(a.scratch, quads, a.x.q + row * stride, stride, sums);
-  for (int r = 0; r < kRows; ++r)
-    for (int g = 0; g < 4; ++g)
-      store_outputs(_mm512_load_si512(sums + (r * 4 + g) * 16), a.x.sum[row + r],
-                    a.x.scale[row + r], a.w->scale, a.y + (row + r) * a.y_stride + g * 16);
+// sums (rows, 64), six tokens at a time.
+inline void all_sums(const std::uint8_t* codes, idx quads, const std::int8_t* q, idx q_stride,
+                     idx rows, bool add, std::int32_t* sums) {
+  for (; rows >= 6; rows -= 6, q += 6 * q_stride, sums += 6 * 64)
+    many_sums<6>(codes, quads, q, q_stride, add, sums);
+  switch (rows) {
+    case 5:
+      return many_sums<5>(codes, quads, q, q_stride, add, sums);
+    case 4:
+      return many_sums<4>(codes, quads, q, q_stride, add, sums);
+    case 3:
+      return many_sums<3>(codes, quads, q, q_stride, add, sums);
+    case 2:
+      return many_sums<2>(codes, quads, q, q_stride, add, sums);
+    case 1:
+      return many_sums<1>(codes, quads, q, q_stride, add, sums);
+    default:
+      return;
+  }
+}
+
+// Up to so many tokens go through the block in pieces of kPieceSteps steps, whose unpacked codes
+// stay in the first-level cache; the sums of all tokens wait in memory in between. More tokens use
+// each piece so often that reading it from the second level costs nothing.
+constexpr idx kPieceRows = 48;
+constexpr idx kPieceSteps = 16;
+
+template <int kDigits>
+inline void many_rows(const TileProduct& a) {
+  alignas(64) std::int32_t sums[kPieceRows * 64];
+  const TileMatrix& w = *a.w;
+  const idx stride = code_stride(w.in);
+  const idx steps = tile_steps(w.format, w.in);
+  const std::uint8_t* block = w.blocks + a.block * w.block_stride;
+  const bool pieces = a.rows <= kPieceRows;
+  const idx piece = pieces ? kPieceSteps : steps;
+  if (!pieces) unpack_block<kDigits>(block, steps, a.scratch);
+  for (idx r0 = 0; r0 < a.rows; r0 += kPieceRows) {
+    const idx rows = a.rows - r0 < kPieceRows ? a.rows - r0 : kPieceRows;
+    for (idx s = 0; s < steps; s += piece) {
+      const idx n = steps - s < piece ? steps - s : piece;
+      if (pieces) unpack_block<kDigits>(block + s * kStepBytes, n, a.scratch);
+      all_sums(a.scratch, n * kDigits, a.x.q + r0 * stride + s * kDigits * 4, stride, rows, s > 0,
+               sums);
+    }
+    for (idx r = 0; r < rows; ++r)
+      for (int g = 0; g < 4; ++g) store_outputs(a, r0 + r, g * 16, sums + (r * 4 + g) * 16);
+  }
 }
 
 template <int kDigits>
@@ -251,27 +294,7 @@ inline void product(const TileProduct& a) {
     case 4:
       return few_rows<kDigits, 4, 1>(a, 0);
     default:
-      break;
-  }
-  const TileMatrix& w = *a.w;
-  const idx steps = tile_steps(w.format, w.in);
-  const idx quads = (w.in + 3) / 4;
-  unpack_block<kDigits>(w.blocks + a.block * w.block_stride, steps, a.scratch);
-  idx r = 0;
-  for (; r + 6 <= a.rows; r += 6) many_rows<6>(a, r, quads);
-  switch (a.rows - r) {
-    case 5:
-      return many_rows<5>(a, r, quads);
-    case 4:
-      return many_rows<4>(a, r, quads);
-    case 3:
-      return many_rows<3>(a, r, quads);
-    case 2:
-      return many_rows<2>(a, r, quads);
-    case 1:
-      return many_rows<1>(a, r, quads);
-    default:
-      return;
+      return many_rows<kDigits>(a);
   }
 }
 

@@ -29,8 +29,10 @@ void tile_product(const TileProduct& a) noexcept {
       for (idx lane = 0; lane < kBlockOutputs; ++lane) sums[lane] += q * t[lane];
     }
     float* y = a.y + r * a.y_stride;
-    for (idx lane = 0; lane < kBlockOutputs; ++lane)
-      y[lane] = static_cast<float>(sums[lane] - a.x.sum[r]) * a.x.scale[r] * w.scale;
+    for (idx lane = 0; lane < kBlockOutputs; ++lane) {
+      const float v = static_cast<float>(sums[lane] - a.x.sum[r]) * a.x.scale[r] * w.scale;
+      y[lane] = a.add ? y[lane] + v : v;
+    }
   }
 }
 
