@@ -57,6 +57,7 @@ struct Base3 {
 };
 
 #ifdef MMFREE_VBMI
+constexpr int kOneTokenGroups = 4;
 // Entry i: the digits of i in base 3 as 2-bit planes.
 struct DigitTable {
   unsigned char planes[128];
@@ -77,6 +78,7 @@ inline Base3 split(__m512i v) {
   return {_mm512_permutex2var_epi8(table0, i, table1), _mm512_sub_epi8(v, i)};
 }
 #else
+constexpr int kOneTokenGroups = 2;  // the constants of split() leave room for no more sums
 // v mod 3^p for v < 3^(p + 1).
 inline __m512i remainder(__m512i v, int power) {
   v = _mm512_min_epu8(v, _mm512_sub_epi8(v, _mm512_set1_epi8(static_cast<char>(2 * power))));
@@ -286,7 +288,7 @@ inline void product(const TileProduct& a) {
     case 0:
       return;
     case 1:
-      return few_rows<kDigits, 1, 4>(a, 0);
+      return few_rows<kDigits, 1, kOneTokenGroups>(a, 0);
     case 2:
       return few_rows<kDigits, 2, 2>(a, 0);
     case 3:
