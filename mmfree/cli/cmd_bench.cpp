@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "mmfree/bench/roofline.h"
+#include "mmfree/cli/bench_train.h"
 #include "mmfree/cli/options.h"
 #include "mmfree/cli/progress_line.h"
 #include "mmfree/core/cpu.h"
@@ -29,7 +30,7 @@ double seconds_since(Clock::time_point start) {
 }
 
 struct Options {
-  std::string what, model, size, layout = "auto";
+  std::string what, model, size, device = "cpu", layout = "auto";
   idx tokens = 512, vocab = 32000, rounds = 9;
   std::vector<idx> batches = {1, 2, 4, 8, 16, 32};
   bool random = false, json = false;
@@ -407,12 +408,13 @@ int bench_ops(const Ctx& ctx, const Options& o) {
 int cmd_bench(Args args) {
   Options o;
   Ctx ctx;
+  std::optional<idx> hidden, layers, intermediate;
   CLI::App app("Measures speed against what this machine can do", "mmfree bench");
   app.add_option("WHAT", o.what,
                  "decode: one token after the other; prefill: a prompt at once; batch: several "
-                 "sequences together; ops: the matrix product alone")
+                 "sequences together; ops: the matrix product alone; train: the training step")
       ->required()
-      ->check(CLI::IsMember({"decode", "prefill", "batch", "ops"}));
+      ->check(CLI::IsMember({"decode", "prefill", "batch", "ops", "train"}));
   CLI::Option* model = app.add_option("MODEL", o.model, "run directory or GGUF file");
   app.add_flag("--random", o.random, "random weights instead of a model")->excludes(model);
   app.add_option("--size", o.size, "of the random weights: tiny, 8m, 30m, 100m, 370m, 1.3b, 2.7b");
@@ -426,6 +428,24 @@ int cmd_bench(Args args) {
       ->check(CLI::Range(idx{1}, idx{4096}))
       ->delimiter(',')
       ->capture_default_str();
+  app.add_option("--device", o.device, "cpu, or cuda (train only)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  BenchTrain t;
+  app.add_option("--seq", t.seq, "tokens a sequence (train)")
+      ->check(CLI::Range(idx{1}, idx{1} << 20))
+      ->capture_default_str();
+  app.add_option("--device-memory", t.memory_gib, "GiB of the GPU to use at most (train) [all free]")
+      ->check(CLI::Range(0.0, 1e6));
+  app.add_option("--precision", t.precision, "of activations and gradients (train)")
+      ->check(CLI::IsMember({"bf16", "float32"}))
+      ->capture_default_str();
+  app.add_option("--hidden", hidden, "hidden size instead of the size's (train)");
+  app.add_option("--layers", layers, "number of layers instead of the size's (train)");
+  app.add_option("--intermediate", intermediate, "MLP width instead of the formula's (train)");
+  bool float_products = false;
+  app.add_flag("--float-products", float_products,
+               "forward products in floating point instead of int8 (train)");
   app.add_option("--layout", o.layout, "weights in memory: auto, base3 (1.6 bits), two_bit")
       ->check(CLI::IsMember({"auto", "base3", "two_bit"}))
       ->capture_default_str();
@@ -435,6 +455,25 @@ int cmd_bench(Args args) {
   app.add_flag("--json", o.json, "one JSON object");
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
+  if (o.what == "train") {
+    if (o.device != "cuda" || o.size.empty() || o.batches.size() != 1)
+      fail(ErrorKind::usage,
+           "bench train: expected --device cuda, --size and one --batch (bench/train_speed.py "
+           "measures training on the CPU)");
+    t.size_name = o.size;
+    t.config = size_preset(o.size, o.vocab);
+    if (hidden) t.config.hidden_size = *hidden;
+    if (layers) t.config.num_hidden_layers = *layers;
+    if (intermediate) t.config.intermediate_size = *intermediate;
+    validate(t.config, "the model's options");
+    t.batch = o.batches.front();
+    t.rounds = o.rounds;
+    t.int8 = !float_products;
+    t.json = o.json;
+    return bench_train(t);
+  }
+  if (o.device != "cpu")
+    fail(ErrorKind::usage, "bench: --device cuda is for train only");
   if (o.what != "ops" && o.random == !o.model.empty())
     fail(ErrorKind::usage, "bench: expected either MODEL or --random --size");
   if (o.random && o.size.empty()) fail(ErrorKind::usage, "bench: --random needs --size");

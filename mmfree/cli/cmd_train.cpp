@@ -30,7 +30,9 @@ struct Given {
   std::optional<idx> checkpoint_every, keep, eval_every, eval_tokens, health_every, sample_every,
       sample_tokens;
   idx stop_after = 0;
-  std::string out, device = "cpu";
+  std::optional<std::string> device, precision;
+  std::optional<double> device_memory;
+  std::string out;
   int threads = 1;
   bool resume = false, quiet = false, json = false;
 };
@@ -56,7 +58,8 @@ void add_options(CLI::App& app, Given& g) {
       ->group("Recipe");
   app.add_option("--seq", g.seq, "tokens a sequence [512]")->group("Recipe");
   app.add_option("--micro-batch", g.micro_batch,
-                 "sequences a forward and backward [as many as 256 MiB of activations hold]")
+                 "sequences a forward and backward [as many as 256 MiB of activations hold; on a "
+                 "GPU 32768 tokens]")
       ->group("Recipe");
   app.add_option("--schedule", g.schedule,
                  "paper (cosine to 0, halved and without weight decay from the midpoint on) or "
@@ -94,8 +97,15 @@ void add_options(CLI::App& app, Given& g) {
   app.add_option("--stop-after", g.stop_after,
                  "save and stop after so many steps of this call, 0 = do not")
       ->group("Running");
-  app.add_option("--device", g.device, "cpu [cpu]")
-      ->check(CLI::IsMember({"cpu"}))
+  app.add_option("--device", g.device, "cpu or cuda (an NVIDIA GPU) [cpu]")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->group("Running");
+  app.add_option("--precision", g.precision,
+                 "of activations and gradients on the GPU: bf16 or float32 [bf16]")
+      ->check(CLI::IsMember({"bf16", "float32"}))
+      ->group("Running");
+  app.add_option("--device-memory", g.device_memory,
+                 "GiB of the GPU to use at most; what does not fit is computed again [all free]")
       ->group("Running");
   add_threads_option(app, g.threads);
   app.add_flag("--quiet", g.quiet, "show nothing but errors");
@@ -141,12 +151,16 @@ TrainOptions resolve_options(const Given& g, const TokenData& data, const std::s
   take(g.batch_tokens, o.batch_tokens);
   take(g.seq, o.seq);
   if (g.schedule) s.kind = find_schedule(*g.schedule);
+  take(g.device, o.device);
+  take(g.precision, o.precision);
+  take(g.device_memory, o.device_memory_gib);
   if (!run) {
     s.peak_lr = default_peak_lr(o.config.hidden_size);
     s.warmup_steps = default_warmup_steps(s.steps);
     s.lr_floor = default_lr_floor(s.kind);
     o.micro_batch = o.seq > 0 && o.batch_tokens >= o.seq
-                        ? default_micro_batch(o.config, o.seq, o.sequences())
+                        ? (o.device == "cuda" ? default_gpu_micro_batch(o.seq, o.sequences())
+                                              : default_micro_batch(o.config, o.seq, o.sequences()))
                         : 1;
   }
   take(g.lr, s.peak_lr);
@@ -196,6 +210,7 @@ std::string summary_json(const TrainOptions& o, const TrainSummary& s) {
   j["preset"] = o.preset;
   j["parameters"] = parameter_count(matmulfree_params(o.config));
   j["threads"] = o.threads;
+  j["device"] = o.device;
   j["step"] = s.step;
   j["steps"] = s.steps;
   j["finished"] = s.finished;

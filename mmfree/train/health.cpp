@@ -53,10 +53,11 @@ std::vector<const TernaryWeights*> all_matrices(const Network& net) {
 }  // namespace
 
 void HealthMonitor::set_baseline(const Ctx& ctx, const Network& net, idx step) {
-  report(ctx, net, step);
+  report(ctx, net, {}, step);
 }
 
-Health HealthMonitor::report(const Ctx& ctx, const Network& net, idx step) {
+Health HealthMonitor::report(const Ctx& ctx, const Network& net,
+                             const std::vector<LayerSaturation>& saturation, idx step) {
   const std::vector<const TernaryWeights*> list = all_matrices(net);
   std::vector<idx> offset{0};
   for (const TernaryWeights* w : list) offset.push_back(offset.back() + w->codes.size());
@@ -74,7 +75,6 @@ Health HealthMonitor::report(const Ctx& ctx, const Network& net, idx step) {
 
   Health h;
   h.flips_since_step = baseline_step_;
-  const std::vector<LayerSaturation> saturation = activation_saturation(net);
   Counts all;
   const auto shares = [&](const Counts& c) {
     CodeShares s = c.shares();

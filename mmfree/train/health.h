@@ -31,8 +31,10 @@ class HealthMonitor {
  public:
   // The baseline: the network's codes as they are now.
   void set_baseline(const Ctx& ctx, const Network& net, idx step);
-  // Measures, then makes the current codes the baseline.
-  Health report(const Ctx& ctx, const Network& net, idx step);
+  // Measures, then makes the current codes the baseline. saturation: one a layer, of the last
+  // forward, or empty.
+  Health report(const Ctx& ctx, const Network& net,
+                const std::vector<LayerSaturation>& saturation, idx step);
 
  private:
   Buffer<std::int8_t> baseline_;

@@ -21,6 +21,7 @@ struct MetricsRow {
   idx tokens = 0;                  // seen since the start of the run
   double tokens_per_s = 0;         // of this step
   double elapsed_s = 0;            // since the start of the run, pauses between resumes left out
+  std::optional<idx> device_bytes;  // GPU memory in use
   std::optional<double> val_loss;  // nats per token
   std::optional<double> val_bits_per_byte;
   std::optional<Health> health;

@@ -18,6 +18,7 @@ using nlohmann::ordered_json;
 // more were not faster.
 constexpr double kActivationBudgetBytes = 256.0 * 1024 * 1024;
 
+constexpr idx kGpuMicroTokens = 32768;
 constexpr idx kMaxSteps = idx{1} << 40;
 constexpr idx kMaxBatchTokens = idx{1} << 30;
 constexpr idx kMaxSeq = idx{1} << 24;
@@ -48,6 +49,9 @@ ordered_json run_json(const TrainOptions& o) {
   ordered_json j;
   j["data"] = o.data.string();
   j["threads"] = o.threads;
+  j["device"] = o.device;
+  j["precision"] = o.precision;
+  j["device_memory_gib"] = o.device_memory_gib;
   j["checkpoint_every"] = o.checkpoint_every;
   j["keep"] = o.keep;
   j["eval_every"] = o.eval_every;
@@ -109,6 +113,12 @@ idx default_micro_batch(const MatmulFreeConfig& c, idx seq, idx sequences) {
   return micro;
 }
 
+idx default_gpu_micro_batch(idx seq, idx sequences) {
+  idx micro = std::clamp<idx>(kGpuMicroTokens / seq, 1, sequences);
+  while (sequences % micro != 0) --micro;  // equal micro-batches
+  return micro;
+}
+
 void validate(const TrainOptions& o) {
   const Schedule& s = o.schedule;
   if (o.preset != "mmfree")
@@ -128,6 +138,12 @@ void validate(const TrainOptions& o) {
   check("beta1", o.beta1, 0.0, 0.9999999);
   check("beta2", o.beta2, 0.0, 0.9999999);
   check("eps", o.eps, 1e-30, 1.0);
+  if (o.device != "cpu" && o.device != "cuda")
+    fail(ErrorKind::usage, fmt::format("--device is '{}', expected cpu or cuda", o.device));
+  if (o.precision != "bf16" && o.precision != "float32")
+    fail(ErrorKind::usage,
+         fmt::format("--precision is '{}', expected bf16 or float32", o.precision));
+  check("device-memory", o.device_memory_gib, 0.0, 1e6);
   check("threads", static_cast<idx>(o.threads), 1, 4096);
   check("checkpoint-every", o.checkpoint_every, 1, kMaxSteps);
   check("keep", o.keep, 1, 1000000);
@@ -171,6 +187,11 @@ TrainOptions options_from_json(std::string_view text, std::string_view name) {
     const json& r = j.at("changeable");
     o.data = r.at("data").get<std::string>();
     r.at("threads").get_to(o.threads);
+    if (r.contains("device")) {  // not in the options of older runs
+      r.at("device").get_to(o.device);
+      r.at("precision").get_to(o.precision);
+      r.at("device_memory_gib").get_to(o.device_memory_gib);
+    }
     r.at("checkpoint_every").get_to(o.checkpoint_every);
     r.at("keep").get_to(o.keep);
     r.at("eval_every").get_to(o.eval_every);

@@ -31,6 +31,9 @@ struct TrainOptions {
   std::filesystem::path data;
   std::filesystem::path out;
   int threads = 1;
+  std::string device = "cpu";     // or "cuda"; the last bits of the sums depend on it
+  std::string precision = "bf16";  // of activations and gradients on the GPU: bf16 or float32
+  double device_memory_gib = 0;    // of the GPU to use at most; 0 = what is free
   idx checkpoint_every = 100;
   idx keep = 2;             // checkpoints
   idx eval_every = 100;     // 0 = never
@@ -52,6 +55,7 @@ std::string hash_data(const TokenData& data);
 double default_peak_lr(idx hidden_size);  // the paper's at its sizes, 4e-3 below them
 idx default_warmup_steps(idx steps);
 idx default_micro_batch(const MatmulFreeConfig& config, idx seq, idx sequences);
+idx default_gpu_micro_batch(idx seq, idx sequences);  // 32768 tokens fill a large GPU
 
 // Throws a usage Error naming the option, its value and what would be right. The configuration is
 // checked elsewhere.

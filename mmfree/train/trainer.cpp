@@ -9,6 +9,7 @@
 
 #include "mmfree/core/error.h"
 #include "mmfree/core/file.h"
+#include "mmfree/cuda/training.h"
 #include "mmfree/model/weights.h"
 #include "mmfree/train/checkpoint.h"
 #include "mmfree/train/health.h"
@@ -26,7 +27,14 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// All that a step reads and changes.
+// A batch's first micro-batch, drawn while the GPU still works on the batch before.
+struct Prefetched {
+  idx step = -1;
+  std::vector<std::int32_t> inputs, labels;
+};
+
+// All that a step reads and changes. With a GPU the network's weights and moments live there; net
+// and optimizer are their images on the host, brought up to date before they are read.
 struct Run {
   const TrainOptions& options;
   const ValidationSet& validation;
@@ -39,6 +47,8 @@ struct Run {
   std::optional<idx> saved_step;  // of the newest checkpoint
   HealthMonitor health;
   LineLog metrics;
+  std::unique_ptr<GpuTraining> gpu;
+  Prefetched prefetched;
 };
 
 void say(const TrainHooks& hooks, std::string_view text) {
@@ -69,6 +79,31 @@ Network resume_network(const Ctx& ctx, const TrainOptions& o, const Checkpoint& 
   return net;
 }
 
+std::unique_ptr<GpuTraining> open_gpu(const TrainOptions& o) {
+  GpuTrainingOptions g;
+  g.precision = o.precision == "float32" ? GpuPrecision::float32 : GpuPrecision::bf16;
+  g.rows = o.micro_batch * o.seq;
+  g.memory_limit = static_cast<std::size_t>(o.device_memory_gib * 0x1p30);
+  return std::make_unique<GpuTraining>(o.config, g);
+}
+
+std::string gpu_message(const GpuMemory& m, idx layers) {
+  std::string text = fmt::format("{}: {:.2f} of {:.2f} GiB planned", m.device,
+                                 static_cast<double>(m.planned_bytes) / 0x1p30,
+                                 static_cast<double>(m.total_bytes) / 0x1p30);
+  if (m.kept_layers < layers)
+    text += fmt::format("; the gate projections of {} of {} layers are computed again in the "
+                        "backward to save memory",
+                        layers - m.kept_layers, layers);
+  return text;
+}
+
+void download_weights(Run& run) {
+  if (run.gpu == nullptr) return;
+  run.gpu->download(run.net.values.data(), nullptr, nullptr);
+  run.gpu->download_ternary(run.net);
+}
+
 // Loss and gradients of batch `state.step`, summed over micro-batches in a fixed order. Mean nats
 // per token.
 double accumulate_gradients(Run& run) {
@@ -96,12 +131,54 @@ void require_finite(const Run& run, std::string_view what, double value) {
                    run.state.step + 1, what, value, run.saved_step.value_or(0)));
 }
 
-MetricsRow train_step(Run& run) {
+bool due(idx every, idx step, idx steps) {
+  return every > 0 && (step % every == 0 || step == steps);
+}
+
+void prefetch(Run& run, idx step) {
   const TrainOptions& o = run.options;
-  const Clock::time_point start = Clock::now();
-  MetricsRow row;
-  row.lr = learning_rate(o.schedule, run.state.step);
-  row.weight_decay = weight_decay(o.schedule, run.state.step);
+  const auto tokens = static_cast<std::size_t>(o.micro_batch * o.seq);
+  run.prefetched.inputs.resize(tokens);
+  run.prefetched.labels.resize(tokens);
+  run.sampler.fill_rows(static_cast<std::uint64_t>(step * o.sequences()), o.micro_batch, o.seq,
+                        run.prefetched.inputs.data(), run.prefetched.labels.data());
+  run.prefetched.step = step;
+}
+
+// The whole update on the GPU; the host draws the next batch meanwhile.
+void gpu_step(Run& run, MetricsRow& row) {
+  const TrainOptions& o = run.options;
+  if (run.prefetched.step != run.state.step) prefetch(run, run.state.step);
+  const float scale = static_cast<float>(1.0 / static_cast<double>(o.batch_tokens));
+  const bool health = due(o.health_every, run.state.step + 1, o.schedule.steps);
+  std::vector<std::int32_t> inputs = std::move(run.prefetched.inputs);
+  std::vector<std::int32_t> labels = std::move(run.prefetched.labels);
+  for (idx b = 0; b < o.sequences(); b += o.micro_batch) {
+    const idx rows = std::min(o.micro_batch, o.sequences() - b);
+    const bool last = b + rows == o.sequences();
+    if (b > 0)
+      run.sampler.fill_rows(static_cast<std::uint64_t>(run.state.step * o.sequences() + b), rows,
+                            o.seq, inputs.data(), labels.data());
+    run.gpu->forward_backward({rows, o.seq, inputs.data(), labels.data()}, scale, b == 0,
+                              health && last);
+  }
+  run.gpu->update({.lr = row.lr,
+                   .weight_decay = row.weight_decay,
+                   .beta1 = o.beta1,
+                   .beta2 = o.beta2,
+                   .eps = o.eps,
+                   .clip = o.clip,
+                   .step = run.state.step + 1});
+  if (run.state.step + 1 < o.schedule.steps) prefetch(run, run.state.step + 1);
+  const GpuStepResult result = run.gpu->wait();
+  row.loss = result.nll / static_cast<double>(o.batch_tokens);
+  require_finite(run, "loss", row.loss);
+  row.grad_norm = result.grad_norm;
+  require_finite(run, "norm of the gradient", row.grad_norm);
+}
+
+void cpu_step(Run& run, MetricsRow& row) {
+  const TrainOptions& o = run.options;
   row.loss = accumulate_gradients(run);
   require_finite(run, "loss", row.loss);
   row.grad_norm = grad_norm(run.ctx, run.net);
@@ -116,6 +193,19 @@ MetricsRow train_step(Run& run) {
                   .grad_scale = clipped ? o.clip / row.grad_norm : 1.0,
                   .step = run.state.step + 1});
   ternarize_weights(run.ctx, run.net);
+}
+
+MetricsRow train_step(Run& run) {
+  const TrainOptions& o = run.options;
+  const Clock::time_point start = Clock::now();
+  MetricsRow row;
+  row.lr = learning_rate(o.schedule, run.state.step);
+  row.weight_decay = weight_decay(o.schedule, run.state.step);
+  if (run.gpu != nullptr) {
+    gpu_step(run, row);
+  } else {
+    cpu_step(run, row);
+  }
 
   run.state.step += 1;
   run.state.tokens += o.batch_tokens;
@@ -126,18 +216,25 @@ MetricsRow train_step(Run& run) {
   return row;
 }
 
-bool due(idx every, idx step, idx steps) {
-  return every > 0 && (step % every == 0 || step == steps);
-}
-
 // What a step measures besides itself, in the order health, validation: health reads the batch's
 // activations.
 void measure(Run& run, MetricsRow& row) {
   const TrainOptions& o = run.options;
-  if (due(o.health_every, row.step, o.schedule.steps))
-    row.health = run.health.report(run.ctx, run.net, row.step);
+  if (due(o.health_every, row.step, o.schedule.steps)) {
+    if (run.gpu != nullptr) {
+      run.gpu->download_ternary(run.net);
+      row.device_bytes = static_cast<idx>(run.gpu->memory().used_bytes);
+    }
+    row.health = run.health.report(
+        run.ctx, run.net,
+        run.gpu != nullptr ? run.gpu->saturation() : activation_saturation(run.net), row.step);
+  }
   if (run.validation.empty() || !due(o.eval_every, row.step, o.schedule.steps)) return;
-  const Validation v = run.validation.measure(run.ctx, run.net, o.micro_batch);
+  const auto forward = [&](const TokenBatch& batch) {
+    return run.gpu != nullptr ? run.gpu->forward_loss(batch)
+                              : forward_loss(run.ctx, run.net, batch);
+  };
+  const Validation v = run.validation.measure(forward, o.micro_batch);
   require_finite(run, "validation loss", v.loss);
   row.val_loss = v.loss;
   row.val_bits_per_byte = v.bits_per_byte;
@@ -145,6 +242,7 @@ void measure(Run& run, MetricsRow& row) {
 }
 
 void sample(Run& run, LineLog& log) {
+  download_weights(run);
   const std::string text = run.hooks.make_sample(run.net);
   nlohmann::ordered_json o;
   o["step"] = run.state.step;
@@ -156,6 +254,8 @@ void sample(Run& run, LineLog& log) {
 
 void save(Run& run) {
   if (run.saved_step == run.state.step) return;
+  if (run.gpu != nullptr && run.state.step > 0)
+    run.gpu->download(run.net.values.data(), run.optimizer.m.data(), run.optimizer.v.data());
   run.metrics.sync();  // a checkpoint must not outlive the rows before it
   save_checkpoint(run.options.out, run.net, run.optimizer, run.state, run.options.keep);
   run.saved_step = run.state.step;
@@ -207,6 +307,7 @@ TrainSummary train(const TrainOptions& o, const TokenData& data, bool resume,
   check_run_directory(o, resume);
   const Tokenizer tokenizer = Tokenizer::load(data.tokenizer_path());
   const ValidationSet validation(data, tokenizer, o.seq, o.eval_tokens);
+  std::unique_ptr<GpuTraining> gpu = o.device == "cuda" ? open_gpu(o) : nullptr;
   make_directories(o.out / "trainer" / "checkpoints");
   const RunLock lock(o.out);
   check_run_directory(o, resume);  // again: another process may have started here meanwhile
@@ -231,7 +332,9 @@ TrainSummary train(const TrainOptions& o, const TokenData& data, bool resume,
           {},
           {},
           {},
-          LineLog(metrics_path(o.out))};
+          LineLog(metrics_path(o.out)),
+          nullptr,
+          {}};
   if (validation.empty()) say(hooks, "the data set has no validation split: no validation");
   if (fresh) {
     if (resume)
@@ -243,6 +346,11 @@ TrainSummary train(const TrainOptions& o, const TokenData& data, bool resume,
     run.saved_step = run.state.step;
     publish_weights(o.out, checkpoints.back());
     say(hooks, fmt::format("resuming {} at step {}", o.out.string(), run.state.step));
+  }
+  if (gpu != nullptr) {
+    run.gpu = std::move(gpu);
+    run.gpu->upload(run.net.values.data(), run.optimizer.m.data(), run.optimizer.v.data());
+    say(hooks, gpu_message(run.gpu->memory(), o.config.num_hidden_layers));
   }
   if (o.health_every > 0) run.health.set_baseline(ctx, run.net, run.state.step);
   return step_loop(run);

@@ -46,7 +46,8 @@ ValidationSet::ValidationSet(const TokenData& data, const Tokenizer& tokenizer, 
   }
 }
 
-Validation ValidationSet::measure(const Ctx& ctx, Network& net, idx micro_batch) const {
+Validation ValidationSet::measure(const std::function<LossSum(const TokenBatch&)>& forward,
+                                  idx micro_batch) const {
   std::vector<std::int32_t> ids, inputs, labels;
   double nll = 0;
   for (std::size_t w = 0; w < windows_.size();) {
@@ -60,7 +61,7 @@ Validation ValidationSet::measure(const Ctx& ctx, Network& net, idx micro_batch)
       inputs.insert(inputs.end(), ids.begin(), ids.end() - 1);
       labels.insert(labels.end(), ids.begin() + 1, ids.end());
     }
-    nll += forward_loss(ctx, net, {rows, length, inputs.data(), labels.data()}).nll;
+    nll += forward({rows, length, inputs.data(), labels.data()}).nll;
   }
   const double bits = nll / std::numbers::ln2;
   return {nll / static_cast<double>(tokens_),

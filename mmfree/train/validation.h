@@ -5,6 +5,7 @@
 // state; the last window is shorter. All of them if the split has at most max_tokens labels, else
 // max_tokens / T of the full ones (at least one), evenly spread and the same each time. bits per
 // byte = nats / ln 2 / bytes of the text that the labels spell.
+#include <functional>
 #include <vector>
 
 #include "mmfree/model/matmulfree.h"
@@ -26,7 +27,9 @@ class ValidationSet {
   bool empty() const { return windows_.empty(); }
   idx tokens() const { return tokens_; }              // labels
   std::int64_t text_bytes() const { return bytes_; }  // that they spell
-  Validation measure(const Ctx& ctx, Network& net, idx micro_batch) const;
+  // forward: the summed loss of a batch.
+  Validation measure(const std::function<LossSum(const TokenBatch&)>& forward,
+                     idx micro_batch) const;
 
  private:
   struct Window {

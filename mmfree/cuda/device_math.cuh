@@ -1,0 +1,159 @@
+#pragma once
+// Device helpers shared by the kernels: vectors of 8 elements in float32, bf16 or int8, sums over a
+// block in a fixed order, and elementary functions.
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "mmfree/core/types.h"
+
+namespace mmfree::cuda {
+
+using bf16 = __nv_bfloat16;
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ bf16 from_float<bf16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// V neighbouring elements, V = 8 (16-byte accesses; 8 for codes) or 1.
+template <int V>
+__device__ __forceinline__ void load(const float* p, float (&x)[V]) {
+  if constexpr (V == 8) {
+    const float4 a = reinterpret_cast<const float4*>(p)[0];
+    const float4 b = reinterpret_cast<const float4*>(p)[1];
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+    x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) x[i] = p[i];
+  }
+}
+template <int V>
+__device__ __forceinline__ void load(const bf16* p, float (&x)[V]) {
+  if constexpr (V == 8) {
+    const uint4 raw = *reinterpret_cast<const uint4*>(p);
+    const std::uint32_t word[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[2 * i] = __uint_as_float(word[i] << 16);
+      x[2 * i + 1] = __uint_as_float(word[i] & 0xffff0000U);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) x[i] = to_float(p[i]);
+  }
+}
+template <int V>
+__device__ __forceinline__ void store(float* p, const float (&x)[V]) {
+  if constexpr (V == 8) {
+    reinterpret_cast<float4*>(p)[0] = make_float4(x[0], x[1], x[2], x[3]);
+    reinterpret_cast<float4*>(p)[1] = make_float4(x[4], x[5], x[6], x[7]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) p[i] = x[i];
+  }
+}
+template <int V>
+__device__ __forceinline__ void store(bf16* p, const float (&x)[V]) {
+  if constexpr (V == 8) {
+    __nv_bfloat162 pair[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pair[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+    *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(pair);
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) p[i] = from_float<bf16>(x[i]);
+  }
+}
+template <int V>
+__device__ __forceinline__ void store(std::int8_t* p, const int (&q)[V]) {
+  if constexpr (V == 8) {
+    std::uint32_t word[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      word[i / 4] |= (static_cast<std::uint32_t>(q[i]) & 0xffU) << (8 * (i % 4));
+    *reinterpret_cast<uint2*>(p) = make_uint2(word[0], word[1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) p[i] = static_cast<std::int8_t>(q[i]);
+  }
+}
+
+// round(v), halves away from zero; |v| <= 127 and a rounding error.
+__device__ __forceinline__ int quantise(float v) {
+  const int whole = __float2int_rz(v);
+  return whole + __float2int_rz(2.0F * (v - static_cast<float>(whole)));
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0F, 1.0F + __expf(-x)); }
+// d silu(x) / dx for s = sigmoid(x).
+__device__ __forceinline__ float silu_slope(float x, float s) { return s * (1.0F + x * (1.0F - s)); }
+
+// Sums N values over the block: every thread gets the totals, added in a fixed order. `shared` has
+// room for 32 N floats; the caller may call it again at once with another `shared`.
+template <int N>
+__device__ __forceinline__ void block_sum(float (&v)[N], float* shared) {
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int warp = static_cast<int>(threadIdx.x) >> 5;
+  const int warps = (static_cast<int>(blockDim.x) + 31) >> 5;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) v[n] += __shfl_xor_sync(0xffffffffU, v[n], o);
+    if (lane == 0) shared[n * 32 + warp] = v[n];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    v[n] = lane < warps ? shared[n * 32 + lane] : 0.0F;
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) v[n] += __shfl_xor_sync(0xffffffffU, v[n], o);
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void block_max(float (&v)[N], float* shared) {
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int warp = static_cast<int>(threadIdx.x) >> 5;
+  const int warps = (static_cast<int>(blockDim.x) + 31) >> 5;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) v[n] = fmaxf(v[n], __shfl_xor_sync(0xffffffffU, v[n], o));
+    if (lane == 0) shared[n * 32 + warp] = v[n];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    v[n] = lane < warps ? shared[n * 32 + lane] : 0.0F;
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) v[n] = fmaxf(v[n], __shfl_xor_sync(0xffffffffU, v[n], o));
+  }
+}
+
+// Sum of a double over the block in a fixed order; the result is for thread 0. `shared`: 32 doubles.
+__device__ __forceinline__ double block_sum_double(double v, double* shared) {
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int warp = static_cast<int>(threadIdx.x) >> 5;
+  const int warps = (static_cast<int>(blockDim.x) + 31) >> 5;
+#pragma unroll
+  for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(0xffffffffU, v, o);
+  if (lane == 0) shared[warp] = v;
+  __syncthreads();
+  v = lane < warps ? shared[lane] : 0.0;
+#pragma unroll
+  for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(0xffffffffU, v, o);
+  return v;
+}
+
+}  // namespace mmfree::cuda

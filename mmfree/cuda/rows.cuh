@@ -1,0 +1,48 @@
+#pragma once
+// How one block walks over one row that it keeps in registers: kItems groups of kVec neighbouring
+// elements a thread, group `item` of thread t starting at (item * blockDim.x + t) * kVec.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <string>
+
+#include "mmfree/core/error.h"
+#include "mmfree/core/types.h"
+
+namespace mmfree::cuda {
+
+template <int V, int ITEMS, int MAX_THREADS>
+struct RowLayout {
+  static constexpr int kVec = V;
+  static constexpr int kItems = ITEMS;
+  static constexpr int kMaxThreads = MAX_THREADS;
+  static __device__ __forceinline__ int column(int item) {
+    return (item * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * V;
+  }
+};
+
+inline constexpr idx kWidestRow = 16384;    // multiples of 8
+inline constexpr idx kWidestOddRow = 4096;  // any width
+
+// Calls f(layout, threads) with the layout that a row of `width` elements needs.
+template <class F>
+void with_row_layout(idx width, const F& f) {
+  const auto threads = [](idx groups) { return static_cast<unsigned>((groups + 31) / 32 * 32); };
+  if (width % 8 == 0 && width <= 8 * 384) return f(RowLayout<8, 1, 384>{}, threads(width / 8));
+  if (width % 8 == 0 && width <= 8 * 1024) return f(RowLayout<8, 1, 1024>{}, threads(width / 8));
+  if (width % 8 == 0 && width <= kWidestRow)
+    return f(RowLayout<8, 2, 1024>{}, threads((width / 8 + 1) / 2));
+  if (width <= kWidestOddRow) return f(RowLayout<1, 4, 1024>{}, threads((width + 3) / 4));
+  fail(ErrorKind::config, "--device cuda: rows of " + std::to_string(width) +
+                              " elements, expected at most " + std::to_string(kWidestRow) +
+                              " and a multiple of 8, or at most " + std::to_string(kWidestOddRow));
+}
+
+// Blocks of a kernel whose blocks take rows in turn and leave one partial sum each: enough to fill
+// the GPU, few enough that adding the partial sums costs little.
+inline unsigned row_blocks(idx rows, unsigned threads, int multiprocessors) {
+  const idx resident = std::clamp<idx>(1024 / static_cast<idx>(threads), 1, 8);
+  return static_cast<unsigned>(std::min<idx>(rows, resident * multiprocessors));
+}
+
+}  // namespace mmfree::cuda

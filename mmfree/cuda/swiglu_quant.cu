@@ -1,0 +1,211 @@
+#include "mmfree/cuda/device_math.cuh"
+#include "mmfree/cuda/kernels.h"
+#include "mmfree/cuda/rows.cuh"
+#include "mmfree/cuda/runtime.h"
+#include "mmfree/ops/rmsnorm_quant/rmsnorm_quant.h"
+
+namespace mmfree::cuda {
+namespace {
+
+// ---- kernels ----
+
+template <class T, class Row>
+__global__ void __launch_bounds__(Row::kMaxThreads) swiglu_quant_kernel(const SwigluQuant<T> a) {
+  constexpr int V = Row::kVec;
+  __shared__ float sums[32];
+  __shared__ float maxima[32];
+  const int width = static_cast<int>(a.width);
+  const idx row = blockIdx.x;
+  const T* pq = a.pq + row * 2 * a.width;
+  float z[Row::kItems][V];
+  float s[1] = {0};
+#pragma unroll
+  for (int i = 0; i < Row::kItems; ++i) {
+    const int k = Row::column(i);
+    if (k < width) {
+      float p[V], q[V];
+      load<V>(pq + k, p);
+      load<V>(pq + width + k, q);
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        z[i][j] = p[j] * sigmoid(p[j]) * q[j];
+        s[0] += z[i][j] * z[i][j];
+      }
+    }
+  }
+  block_sum<1>(s, sums);
+  const float rstd = 1.0F / sqrtf(s[0] / static_cast<float>(width) + kInnerEps);
+  const float poison = s[0] - s[0];
+  float largest[1] = {1e-5F};
+#pragma unroll
+  for (int i = 0; i < Row::kItems; ++i) {
+    const int k = Row::column(i);
+    if (k < width) {
+      float gain[V];
+      load<V>(a.gain + k, gain);
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        z[i][j] = z[i][j] * rstd * gain[j];
+        largest[0] = fmaxf(largest[0], fabsf(z[i][j]));
+      }
+    }
+  }
+  block_max<1>(largest, maxima);
+  const float scale = 127.0F / largest[0];
+  unsigned at_limit = 0;
+#pragma unroll
+  for (int i = 0; i < Row::kItems; ++i) {
+    const int k = Row::column(i);
+    if (k < width) {
+      int q[V];
+#pragma unroll
+      for (int j = 0; j < V; ++j) {
+        q[j] = quantise(z[i][j] * scale);
+        at_limit += q[j] == 127 || q[j] == -127 ? 1U : 0U;
+      }
+      store<V>(a.codes + row * a.width + k, q);
+    }
+  }
+  if (threadIdx.x == 0) {
+    a.largest[row] = largest[0] + poison;
+    a.rstd[row] = rstd;
+  }
+  if (a.saturated != nullptr) atomicAdd(a.saturated, at_limit);
+}
+
+template <class T, class Row>
+__global__ void __launch_bounds__(Row::kMaxThreads)
+    swiglu_quant_backward_kernel(const SwigluQuantBackward<T> a) {
+  constexpr int V = Row::kVec;
+  __shared__ float sums[2][32];
+  const int width = static_cast<int>(a.width);
+  float dgain[Row::kItems][V] = {};
+  int turn = 0;
+  for (idx row = blockIdx.x; row < a.rows; row += gridDim.x, turn ^= 1) {
+    T* pq = a.pq + row * 2 * a.width;
+    T* dz = a.dz + row * a.width;
+    const float rstd = a.rstd[row];
+    const float largest = a.largest[row];
+    const float unscale = *a.w_scale * (127.0F / largest);
+    float p[Row::kItems][V], q[Row::kItems][V], g[Row::kItems][V];
+    float c[1] = {0};
+#pragma unroll
+    for (int i = 0; i < Row::kItems; ++i) {
+      const int k = Row::column(i);
+      if (k < width) {
+        float gain[V];
+        load<V>(pq + k, p[i]);
+        load<V>(pq + width + k, q[i]);
+        load<V>(dz + k, g[i]);
+        load<V>(a.gain + k, gain);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+          const float zhat = p[i][j] * sigmoid(p[i][j]) * q[i][j] * rstd;
+          g[i][j] *= unscale;
+          dgain[i][j] += g[i][j] * zhat;
+          g[i][j] *= gain[j];
+          c[0] += zhat * g[i][j];
+        }
+      }
+    }
+    block_sum<1>(c, sums[turn]);
+    const float c1 = c[0] / static_cast<float>(width);
+    const float out_scale = a.v_largest[row] / 127.0F;
+    const float code_scale = 127.0F / largest;
+#pragma unroll
+    for (int i = 0; i < Row::kItems; ++i) {
+      const int k = Row::column(i);
+      if (k < width) {
+        float gain[V], dp[V], dq[V], code[V];
+        load<V>(a.gain + k, gain);
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+          const float s = sigmoid(p[i][j]);
+          const float zhat = p[i][j] * s * q[i][j] * rstd;
+          code[j] = static_cast<float>(quantise(zhat * gain[j] * code_scale));
+          const float d = (g[i][j] - zhat * c1) * rstd * out_scale;
+          dp[j] = d * q[i][j] * silu_slope(p[i][j], s);
+          dq[j] = d * (p[i][j] * s);
+        }
+        store<V>(pq + k, dp);
+        store<V>(pq + width + k, dq);
+        store<V>(dz + k, code);
+      }
+    }
+  }
+  float* partial = a.partial + static_cast<idx>(blockIdx.x) * a.width;
+#pragma unroll
+  for (int i = 0; i < Row::kItems; ++i) {
+    const int k = Row::column(i);
+    if (k < width) store<V>(partial + k, dgain[i]);
+  }
+}
+
+// Columns in groups of 32 lanes; 16 warps take every 16th part each and are added in order.
+constexpr int kSumWarps = 16;
+__global__ void __launch_bounds__(32 * kSumWarps)
+    sum_partials_kernel(int parts, idx stride, int width, const float* partial, float* dst,
+                        bool accumulate) {
+  __shared__ float sums[kSumWarps][32];
+  const int lane = static_cast<int>(threadIdx.x) & 31;
+  const int warp = static_cast<int>(threadIdx.x) >> 5;
+  const int k = static_cast<int>(blockIdx.x) * 32 + lane;
+  float s = 0;
+  if (k < width) {
+#pragma unroll 8
+    for (int p = warp; p < parts; p += kSumWarps) s += partial[p * stride + k];
+  }
+  sums[warp][lane] = s;
+  __syncthreads();
+  if (warp != 0 || k >= width) return;
+  s = accumulate ? dst[k] : 0.0F;
+#pragma unroll
+  for (int w = 0; w < kSumWarps; ++w) s += sums[w][lane];
+  dst[k] = s;
+}
+
+}  // namespace
+
+// ---- launchers ----
+
+template <class T>
+void swiglu_quant(const Launch& l, const SwigluQuant<T>& a) {
+  if (a.rows == 0) return;
+  with_row_layout(a.width, [&]<class Row>(Row, unsigned threads) {
+    swiglu_quant_kernel<T, Row><<<static_cast<unsigned>(a.rows), threads, 0, l.stream>>>(a);
+  });
+  check(cudaGetLastError(), "SwiGLU and quantisation");
+}
+template void swiglu_quant(const Launch&, const SwigluQuant<float>&);
+template void swiglu_quant(const Launch&, const SwigluQuant<bf16>&);
+
+template <class T>
+void swiglu_quant_backward(const Launch& l, const SwigluQuantBackward<T>& a) {
+  if (a.rows == 0) return;
+  unsigned grid = 0;
+  with_row_layout(a.width, [&]<class Row>(Row, unsigned threads) {
+    grid = row_blocks(a.rows, threads, l.multiprocessors);
+    swiglu_quant_backward_kernel<T, Row><<<grid, threads, 0, l.stream>>>(a);
+  });
+  check(cudaGetLastError(), "backward of SwiGLU and quantisation");
+  sum_partials(l, grid, a.width, a.width, a.partial, a.dgain, a.accumulate);
+}
+template void swiglu_quant_backward(const Launch&, const SwigluQuantBackward<float>&);
+template void swiglu_quant_backward(const Launch&, const SwigluQuantBackward<bf16>&);
+
+idx partial_floats(idx rows, idx width, int sums, int multiprocessors) {
+  idx blocks = 0;
+  with_row_layout(width, [&]<class Row>(Row, unsigned threads) {
+    blocks = row_blocks(rows, threads, multiprocessors);
+  });
+  return blocks * width * sums;
+}
+
+void sum_partials(const Launch& l, idx parts, idx stride, idx width, const float* partial,
+                  float* dst, bool accumulate) {
+  sum_partials_kernel<<<static_cast<unsigned>((width + 31) / 32), 32 * kSumWarps, 0, l.stream>>>(
+      static_cast<int>(parts), stride, static_cast<int>(width), partial, dst, accumulate);
+  check(cudaGetLastError(), "sums over rows");
+}
+
+}  // namespace mmfree::cuda
