@@ -89,6 +89,57 @@ __device__ __forceinline__ void store(std::int8_t* p, const int (&q)[V]) {
   }
 }
 
+// The same V elements as they lie in memory: what a kernel asks for one row ahead takes half the
+// registers in bf16.
+template <class T, int V>
+struct Raw {
+  T value;  // V = 1
+  __device__ __forceinline__ void get(const T* p) { value = *p; }
+  __device__ __forceinline__ void unpack(float (&x)[V]) const { x[0] = to_float(value); }
+};
+template <>
+struct Raw<float, 8> {
+  float4 a, b;
+  __device__ __forceinline__ void get(const float* p) {
+    a = reinterpret_cast<const float4*>(p)[0];
+    b = reinterpret_cast<const float4*>(p)[1];
+  }
+  __device__ __forceinline__ void unpack(float (&x)[8]) const {
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+    x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+  }
+};
+template <>
+struct Raw<bf16, 8> {
+  uint4 a;
+  __device__ __forceinline__ void get(const bf16* p) { a = *reinterpret_cast<const uint4*>(p); }
+  __device__ __forceinline__ void unpack(float (&x)[8]) const {
+    const std::uint32_t word[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[2 * i] = __uint_as_float(word[i] << 16);
+      x[2 * i + 1] = __uint_as_float(word[i] & 0xffff0000U);
+    }
+  }
+};
+template <>
+struct Raw<bf16, 2> {
+  std::uint32_t a;
+  __device__ __forceinline__ void get(const bf16* p) {
+    a = *reinterpret_cast<const std::uint32_t*>(p);
+  }
+  __device__ __forceinline__ void unpack(float (&x)[2]) const {
+    x[0] = __uint_as_float(a << 16);
+    x[1] = __uint_as_float(a & 0xffff0000U);
+  }
+};
+template <>
+struct Raw<float, 2> {
+  float2 a;
+  __device__ __forceinline__ void get(const float* p) { a = *reinterpret_cast<const float2*>(p); }
+  __device__ __forceinline__ void unpack(float (&x)[2]) const { x[0] = a.x, x[1] = a.y; }
+};
+
 // round(v), halves away from zero; |v| <= 127 and a rounding error.
 __device__ __forceinline__ int quantise(float v) {
   const int whole = __float2int_rz(v);

@@ -90,6 +90,17 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
   __shared__ float sums[2][32];
   const int width = static_cast<int>(a.width);
   float dgain[Row::kItems][V] = {}, dinner[Row::kItems][V] = {};
+  Raw<T, V> g_raw[Row::kItems], h_raw[Row::kItems], dy_raw[Row::kItems];
+  const auto get = [&](idx row, int i) {  // asked for one row ahead
+    const int k = Row::column(i);
+    if (row >= a.rows || k >= width) return;
+    const idx at = row * a.width + k;
+    g_raw[i].get(a.g + at);
+    h_raw[i].get(a.h + at);
+    dy_raw[i].get(a.d_o + at);
+  };
+#pragma unroll
+  for (int i = 0; i < Row::kItems; ++i) get(blockIdx.x, i);
   int turn = 0;
   for (idx row = blockIdx.x; row < a.rows; row += gridDim.x, turn ^= 1) {
     const idx base = row * a.width;
@@ -97,28 +108,26 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     const float rstd = a.inner_rstd[row];
     const float largest = a.largest[row];
     const float unscale = *a.w_scale * (127.0F / largest);
-    float ghat[Row::kItems][V], h[Row::kItems][V], dy[Row::kItems][V];
     float c[1] = {0};
+    Raw<T, V> g_now[Row::kItems], h_now[Row::kItems], dy_now[Row::kItems];
 #pragma unroll
     for (int i = 0; i < Row::kItems; ++i) {
+      g_now[i] = g_raw[i], h_now[i] = h_raw[i], dy_now[i] = dy_raw[i];
+      get(row + gridDim.x, i);
       const int k = Row::column(i);
       if (k < width) {
-        float gain[V], inner[V];
-        load<V>(a.g + base + k, ghat[i]);
-        load<V>(a.h + base + k, h[i]);
-        load<V>(a.d_o + base + k, dy[i]);
+        float g[V], h[V], dy[V], gain[V], inner[V];
+        g_now[i].unpack(g);
+        h_now[i].unpack(h);
+        dy_now[i].unpack(dy);
         load<V>(a.gain + k, gain);
         load<V>(a.inner_gain + k, inner);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          // In the order of the forward, which made the codes.
-          const float o = ghat[i][j] * gain[j] * (h[i][j] * sigmoid(h[i][j]));
-          ghat[i][j] *= g_rstd;
-          const float ohat = o * g_rstd * rstd;
-          dy[i][j] *= unscale;
-          dinner[i][j] += dy[i][j] * ohat;
-          dy[i][j] *= inner[j];
-          c[0] += ohat * dy[i][j];
+          const float ohat = g[j] * gain[j] * (h[j] * sigmoid(h[j])) * g_rstd * rstd;
+          const float d = dy[j] * unscale;
+          dinner[i][j] += d * ohat;
+          c[0] += ohat * (d * inner[j]);
         }
       }
     }
@@ -131,25 +140,28 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     for (int i = 0; i < Row::kItems; ++i) {
       const int k = Row::column(i);
       if (k < width) {
-        float gain[V], inner[V], dg[V], dh[V], code[V], g[V];
-        load<V>(a.g + base + k, g);
+        float g[V], h[V], dy[V], gain[V], inner[V];
+        g_now[i].unpack(g);
+        h_now[i].unpack(h);
+        dy_now[i].unpack(dy);
         load<V>(a.gain + k, gain);
         load<V>(a.inner_gain + k, inner);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const float s = sigmoid(h[i][j]);
-          const float silu = h[i][j] * s;
-          const float ohat = g[j] * gain[j] * silu * g_rstd * rstd;
-          code[j] = static_cast<float>(quantise(ohat * inner[j] * code_scale));
-          const float d_o = (dy[i][j] - ohat * c1) * rstd;
-          dh[j] = d_o * ghat[i][j] * gain[j] * silu_slope(h[i][j], s);
+          const float s = sigmoid(h[j]);
+          const float silu = h[j] * s;
+          const float ohat = g[j] * gain[j] * silu * g_rstd * rstd;  // in the forward's order
+          const float d_o = (dy[j] * unscale * inner[j] - ohat * c1) * rstd;
+          const float ghat = g[j] * g_rstd;
           const float dn = d_o * silu;
-          dgain[i][j] += dn * ghat[i][j];
-          dg[j] = (dn * gain[j] - ghat[i][j] * c2) * g_rstd * out_scale;
+          dgain[i][j] += dn * ghat;
+          g[j] = (dn * gain[j] - ghat * c2) * g_rstd * out_scale;
+          h[j] = d_o * ghat * gain[j] * silu_slope(h[j], s);
+          dy[j] = static_cast<float>(quantise(ohat * inner[j] * code_scale));
         }
-        store<V>(a.g + base + k, dg);
-        store<V>(a.dh + base + k, dh);
-        store<V>(a.d_o + base + k, code);
+        store<V>(a.g + base + k, g);
+        store<V>(a.dh + base + k, h);
+        store<V>(a.d_o + base + k, dy);
       }
     }
   }
@@ -184,7 +196,7 @@ void gated_quant_backward(const Launch& l, const GatedQuantBackward<T>& a) {
   if (a.rows == 0) return;
   unsigned grid = 0;
   with_row_layout(a.width, [&]<class Row>(Row, unsigned threads) {
-    grid = row_blocks(a.rows, threads, l.multiprocessors);
+    grid = row_blocks(gated_quant_backward_kernel<T, Row>, a.rows, threads, l.multiprocessors);
     gated_quant_backward_kernel<T, Row><<<grid, threads, 0, l.stream>>>(a);
   });
   check(cudaGetLastError(), "backward of gated norm and quantisation");

@@ -111,6 +111,19 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
   const int width = static_cast<int>(a.width);
   float dgain[P][Row::kItems][V] = {};
   float douter[Row::kItems][V] = {};
+  Raw<float, V> x_raw[Row::kItems];
+  Raw<T, V> add_raw[Row::kItems], dy_raw[P][Row::kItems];
+  const auto get = [&](idx row, int i) {  // asked for one row ahead
+    const int k = Row::column(i);
+    if (row >= a.rows || k >= width) return;
+    const idx at = row * a.width + k;
+    x_raw[i].get(a.x + at);
+    if (a.add != nullptr) add_raw[i].get(a.add + at);
+#pragma unroll
+    for (int p = 0; p < P; ++p) dy_raw[p][i].get(a.dy[p] + at);
+  };
+#pragma unroll
+  for (int i = 0; i < Row::kItems; ++i) get(blockIdx.x, i);
   int turn = 0;
   for (idx row = blockIdx.x; row < a.rows; row += gridDim.x, turn ^= 1) {
     const idx base = row * a.width;
@@ -119,18 +132,24 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     float unscale[P];
 #pragma unroll
     for (int p = 0; p < P; ++p) unscale[p] = *a.w_scale[p] * (127.0F / a.largest[p][row]);
-    float x0[Row::kItems][V], g[Row::kItems][V];
+    float x0[Row::kItems][V], g[Row::kItems][V], dx[Row::kItems][V];
     float c[1] = {0};
 #pragma unroll
     for (int i = 0; i < Row::kItems; ++i) {
       const int k = Row::column(i);
       if (k < width) {
-        load<V>(a.x + base + k, x0[i]);
+        x_raw[i].unpack(x0[i]);
         if (a.add != nullptr) {
           float add[V];
-          load<V>(a.add + base + k, add);
+          add_raw[i].unpack(add);
 #pragma unroll
           for (int j = 0; j < V; ++j) x0[i][j] += add[j];
+        }
+        if (a.first) {
+#pragma unroll
+          for (int j = 0; j < V; ++j) dx[i][j] = 0;
+        } else {
+          load<V>(a.dx + base + k, dx[i]);
         }
         float outer[V];
         load<V>(a.outer + k, outer);
@@ -141,7 +160,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
 #pragma unroll
         for (int p = 0; p < P; ++p) {
           float dy[V], gain[V];
-          load<V>(a.dy[p] + base + k, dy);
+          dy_raw[p][i].unpack(dy);
           load<V>(a.gain[p] + k, gain);
 #pragma unroll
           for (int j = 0; j < V; ++j) {
@@ -153,6 +172,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
 #pragma unroll
         for (int j = 0; j < V; ++j) c[0] += x0[i][j] * outer[j] * rstd1 * g[i][j];
       }
+      get(row + gridDim.x, i);
     }
     block_sum<1>(c, sums[turn]);
     const float c1 = c[0] / static_cast<float>(width);
@@ -162,25 +182,19 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     for (int i = 0; i < Row::kItems; ++i) {
       const int k = Row::column(i);
       if (k < width) {
-        float outer[V], dx[V];
+        float outer[V];
         load<V>(a.outer + k, outer);
-        if (a.first) {
-#pragma unroll
-          for (int j = 0; j < V; ++j) dx[j] = 0;
-        } else {
-          load<V>(a.dx + base + k, dx);
-        }
 #pragma unroll
         for (int j = 0; j < V; ++j) {
           const float du = (g[i][j] - x0[i][j] * outer[j] * rstd1 * c1) * rstd1;
           douter[i][j] += du * x0[i][j];
-          dx[j] += (du * outer[j] - x0[i][j] * c0) * rstd0;
+          dx[i][j] += (du * outer[j] - x0[i][j] * c0) * rstd0;
         }
-        store<V>(a.dx + base + k, dx);
+        store<V>(a.dx + base + k, dx[i]);
         if (a.dx_scaled != nullptr) {
 #pragma unroll
-          for (int j = 0; j < V; ++j) dx[j] *= next;
-          store<V>(a.dx_scaled + base + k, dx);
+          for (int j = 0; j < V; ++j) dx[i][j] *= next;
+          store<V>(a.dx_scaled + base + k, dx[i]);
         }
       }
     }
@@ -222,10 +236,11 @@ void norm_quant_backward(const Launch& l, const NormQuantBackward<T>& a) {
   if (a.rows == 0) return;
   unsigned grid = 0;
   with_row_layout(a.width, [&]<class Row>(Row, unsigned threads) {
-    grid = row_blocks(a.rows, threads, l.multiprocessors);
     if (a.projections == 1) {
+      grid = row_blocks(norm_quant_backward_kernel<T, Row, 1>, a.rows, threads, l.multiprocessors);
       norm_quant_backward_kernel<T, Row, 1><<<grid, threads, 0, l.stream>>>(a);
     } else {
+      grid = row_blocks(norm_quant_backward_kernel<T, Row, 3>, a.rows, threads, l.multiprocessors);
       norm_quant_backward_kernel<T, Row, 3><<<grid, threads, 0, l.stream>>>(a);
     }
   });

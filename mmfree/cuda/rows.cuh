@@ -8,6 +8,7 @@
 
 #include "mmfree/core/error.h"
 #include "mmfree/core/types.h"
+#include "mmfree/cuda/runtime.h"
 
 namespace mmfree::cuda {
 
@@ -29,6 +30,7 @@ template <class F>
 void with_row_layout(idx width, const F& f) {
   const auto threads = [](idx groups) { return static_cast<unsigned>((groups + 31) / 32 * 32); };
   if (width % 8 == 0 && width <= 8 * 384) return f(RowLayout<8, 1, 384>{}, threads(width / 8));
+  if (width % 8 == 0 && width <= 8 * 768) return f(RowLayout<8, 1, 768>{}, threads(width / 8));
   if (width % 8 == 0 && width <= 8 * 1024) return f(RowLayout<8, 1, 1024>{}, threads(width / 8));
   if (width % 8 == 0 && width <= kWidestRow)
     return f(RowLayout<8, 2, 1024>{}, threads((width / 8 + 1) / 2));
@@ -38,11 +40,21 @@ void with_row_layout(idx width, const F& f) {
                               " and a multiple of 8, or at most " + std::to_string(kWidestOddRow));
 }
 
-// Blocks of a kernel whose blocks take rows in turn and leave one partial sum each: enough to fill
-// the GPU, few enough that adding the partial sums costs little.
-inline unsigned row_blocks(idx rows, unsigned threads, int multiprocessors) {
+// Blocks of a kernel whose blocks take rows in turn and leave one partial sum each: as many as run
+// at a time, at most most_row_blocks.
+inline idx most_row_blocks(idx rows, unsigned threads, int multiprocessors) {
   const idx resident = std::clamp<idx>(1024 / static_cast<idx>(threads), 1, 8);
-  return static_cast<unsigned>(std::min<idx>(rows, resident * multiprocessors));
+  return std::min<idx>(rows, resident * multiprocessors);
+}
+template <class Kernel>
+unsigned row_blocks(const Kernel& kernel, idx rows, unsigned threads, int multiprocessors) {
+  int resident = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel,
+                                                      static_cast<int>(threads), 0),
+        "asking how many blocks fit");
+  return static_cast<unsigned>(
+      std::min<idx>(most_row_blocks(rows, threads, multiprocessors),
+                    static_cast<idx>(std::max(resident, 1)) * multiprocessors));
 }
 
 }  // namespace mmfree::cuda

@@ -1,4 +1,4 @@
-// The recurrence in one pass over memory. A block owns one sequence and 32 or 64 channels; its 16
+// The recurrence in one pass over memory. A block owns one sequence and 32 or 64 channels; its 8
 // warps take neighbouring runs of steps of a tile, each composes its run into h -> A h + B, the
 // compositions are chained through shared memory, and every warp applies its run to the state it
 // then knows. Tiles follow one another, so the cost of a token does not depend on the length. The
@@ -12,24 +12,10 @@ namespace {
 
 // ---- kernels ----
 
-constexpr int kWarps = 16;
-constexpr int kForwardSteps = 8;   // a warp's run in a tile: registers hold it
-constexpr int kBackwardSteps = 4;  // more values a step
+constexpr int kWarps = 8;
+constexpr int kSteps = 4;   // a warp's run in a tile: registers hold it and the next tile's
+constexpr int kBlocks = 4;  // on a multiprocessor
 
-template <class T, int C>
-__device__ __forceinline__ void load_channels(const T* p, float (&x)[C]) {
-  if constexpr (C == 2 && sizeof(T) == 2) {
-    const std::uint32_t raw = *reinterpret_cast<const std::uint32_t*>(p);
-    x[0] = __uint_as_float(raw << 16);
-    x[1] = __uint_as_float(raw & 0xffff0000U);
-  } else if constexpr (C == 2) {
-    const float2 raw = *reinterpret_cast<const float2*>(p);
-    x[0] = raw.x;
-    x[1] = raw.y;
-  } else {
-    x[0] = to_float(p[0]);
-  }
-}
 template <class T, int C>
 __device__ __forceinline__ void store_channels(T* p, const float (&x)[C]) {
   if constexpr (C == 2 && sizeof(T) == 2) {
@@ -70,8 +56,8 @@ struct Chain {
 };
 
 template <class T, int C>
-__global__ void __launch_bounds__(32 * kWarps, 2) scan_kernel(const Scan<T> a) {
-  constexpr int S = kForwardSteps;
+__global__ void __launch_bounds__(32 * kWarps, kBlocks) scan_kernel(const Scan<T> a) {
+  constexpr int S = kSteps;
   __shared__ Chain<C> chain;
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int warp = static_cast<int>(threadIdx.x) >> 5;
@@ -79,20 +65,29 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_kernel(const Scan<T> a) {
   const bool live = channel < a.width;
   const idx sequence = static_cast<idx>(blockIdx.y) * a.length;
   float bound[C] = {};
-  if (live && a.lower_bound != nullptr) load_channels<float, C>(a.lower_bound + channel, bound);
+  if (live && a.lower_bound != nullptr) load<C>(a.lower_bound + channel, bound);
   float state[C] = {};
+  Raw<T, C> f_raw[S], i_raw[S];
+  const auto get = [&](idx t0) {  // asked for one tile ahead
+#pragma unroll
+    for (int s = 0; s < S; ++s) {
+      if (!live || t0 + s >= a.length) continue;
+      const idx at = (sequence + t0 + s) * a.width + channel;
+      f_raw[s].get(a.f_pre + at);
+      i_raw[s].get(a.i_pre + at);
+    }
+  };
+  get(warp * S);
   int turn = 0;
   for (idx tile = 0; tile < a.length; tile += kWarps * S, turn ^= 1) {
     const idx t0 = tile + warp * S;
     float f[S][C], in[S][C];
 #pragma unroll
     for (int s = 0; s < S; ++s) {
-      const idx at = (sequence + t0 + s) * a.width + channel;
-      if (live && t0 + s < a.length) {
-        load_channels<T, C>(a.f_pre + at, f[s]);
-        load_channels<T, C>(a.i_pre + at, in[s]);
-      }
+      f_raw[s].unpack(f[s]);
+      i_raw[s].unpack(in[s]);
     }
+    get(t0 + kWarps * S);
     float factor[C], offset[C];
 #pragma unroll
     for (int c = 0; c < C; ++c) factor[c] = 1, offset[c] = 0;
@@ -123,8 +118,8 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_kernel(const Scan<T> a) {
 
 // Reverse in time: with s_t = f_t * delta_t the gradient is delta_t = dh_t + s_{t+1}.
 template <class T, int C>
-__global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const ScanBackward<T> a) {
-  constexpr int S = kBackwardSteps;
+__global__ void __launch_bounds__(32 * kWarps, kBlocks) scan_backward_kernel(const ScanBackward<T> a) {
+  constexpr int S = kSteps;
   __shared__ Chain<C> chain;
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int warp = static_cast<int>(threadIdx.x) >> 5;
@@ -132,38 +127,48 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const Sca
   const bool live = channel < a.width;
   const idx sequence = static_cast<idx>(blockIdx.y) * a.length;
   float bound[C] = {}, d_bound[C] = {};
-  if (live && a.lower_bound != nullptr) load_channels<float, C>(a.lower_bound + channel, bound);
+  if (live && a.lower_bound != nullptr) load<C>(a.lower_bound + channel, bound);
   float state[C] = {};
-  int turn = 0;
-  const idx tiles = (a.length + kWarps * S - 1) / (kWarps * S);
-  for (idx tile = (tiles - 1) * kWarps * S; tile >= 0; tile -= kWarps * S, turn ^= 1) {
-    const idx t0 = tile + warp * S;
-    float ip[S][C], fs[S][C], dh[S][C], before[S][C];
+  Raw<T, C> f_raw[S], i_raw[S], dh_raw[S], h_raw[S];
+  const auto get = [&](idx t0) {  // asked for one tile ahead
 #pragma unroll
     for (int s = 0; s < S; ++s) {
       const idx t = t0 + s;
+      if (!live || t0 < 0 || t >= a.length) continue;
       const idx at = (sequence + t) * a.width + channel;
-#pragma unroll
-      for (int c = 0; c < C; ++c) ip[s][c] = 0, fs[s][c] = 0, dh[s][c] = 0, before[s][c] = 0;
-      if (live && t < a.length) {
-        load_channels<T, C>(a.f_pre + at, fs[s]);
-        load_channels<T, C>(a.i_pre + at, ip[s]);
-        load_channels<T, C>(a.dh + at, dh[s]);
-        if (t > 0) load_channels<T, C>(a.h + at - a.width, before[s]);
-      }
+      f_raw[s].get(a.f_pre + at);
+      i_raw[s].get(a.i_pre + at);
+      dh_raw[s].get(a.dh + at);
+      if (t > 0) h_raw[s].get(a.h + at - a.width);  // before the step
     }
+  };
+  int turn = 0;
+  const idx tiles = (a.length + kWarps * S - 1) / (kWarps * S);
+  get((tiles - 1) * kWarps * S + warp * S);
+  for (idx tile = (tiles - 1) * kWarps * S; tile >= 0; tile -= kWarps * S, turn ^= 1) {
+    const idx t0 = tile + warp * S;
+    float fs[S][C];
+    Raw<T, C> i_now[S], dh_now[S], h_now[S];
+#pragma unroll
+    for (int s = 0; s < S; ++s) {
+      f_raw[s].unpack(fs[s]);
+      i_now[s] = i_raw[s], dh_now[s] = dh_raw[s], h_now[s] = h_raw[s];
+    }
+    get(t0 - kWarps * S);
     float factor[C], offset[C];
 #pragma unroll
     for (int c = 0; c < C; ++c) factor[c] = 1, offset[c] = 0;
 #pragma unroll
     for (int s = S - 1; s >= 0; --s) {
-      const bool step = live && t0 + s < a.length;
+      if (!(live && t0 + s < a.length)) continue;
+      float dh[C];
+      dh_now[s].unpack(dh);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         fs[s][c] = sigmoid(fs[s][c]);
-        const float f = step ? bound[c] + (1.0F - bound[c]) * fs[s][c] : 1.0F;
+        const float f = bound[c] + (1.0F - bound[c]) * fs[s][c];
         factor[c] *= f;
-        offset[c] = f * (offset[c] + dh[s][c]);
+        offset[c] = f * (offset[c] + dh[c]);
       }
     }
     float carried[C];
@@ -176,17 +181,21 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const Sca
       const float i_scale = a.i_largest[row] / 127.0F;
       const float f_scale = a.f_largest[row] / 127.0F;
       const float open = a.mask == nullptr || a.mask[row] != 0 ? 1.0F : 0.0F;
-      float di[C], df[C];
+      float ip[C], dh[C], before[C], di[C], df[C];
+      i_now[s].unpack(ip);
+      dh_now[s].unpack(dh);
+      h_now[s].unpack(before);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
+        if (t == 0) before[c] = 0;
         const float f = bound[c] + (1.0F - bound[c]) * fs[s][c];
-        const float delta = dh[s][c] + carried[c];
+        const float delta = dh[c] + carried[c];
         carried[c] = f * delta;
-        const float si = sigmoid(ip[s][c]);
+        const float si = sigmoid(ip[c]);
         const float d_i = delta * open;
         // f also enters through 1 - f.
-        const float d_f = delta * before[s][c] - d_i * (ip[s][c] * si);
-        di[c] = d_i * (1.0F - f) * silu_slope(ip[s][c], si) * i_scale;
+        const float d_f = delta * before[c] - d_i * (ip[c] * si);
+        di[c] = d_i * (1.0F - f) * silu_slope(ip[c], si) * i_scale;
         df[c] = d_f * (1.0F - bound[c]) * fs[s][c] * (1.0F - fs[s][c]) * f_scale;
         d_bound[c] += d_f * (1.0F - fs[s][c]);
       }

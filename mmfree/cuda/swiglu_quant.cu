@@ -9,8 +9,13 @@ namespace {
 
 // ---- kernels ----
 
+// Two blocks of a wide row on a multiprocessor: one computes while the other waits for memory.
+template <class Row>
+inline constexpr int kForwardBlocks = Row::kMaxThreads == 768 ? 2 : 1;
+
 template <class T, class Row>
-__global__ void __launch_bounds__(Row::kMaxThreads) swiglu_quant_kernel(const SwigluQuant<T> a) {
+__global__ void __launch_bounds__(Row::kMaxThreads, kForwardBlocks<Row>)
+    swiglu_quant_kernel(const SwigluQuant<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[32];
   __shared__ float maxima[32];
@@ -80,6 +85,16 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
   __shared__ float sums[2][32];
   const int width = static_cast<int>(a.width);
   float dgain[Row::kItems][V] = {};
+  Raw<T, V> p_raw[Row::kItems], q_raw[Row::kItems], dz_raw[Row::kItems];
+  const auto get = [&](idx row, int i) {  // asked for one row ahead
+    const int k = Row::column(i);
+    if (row >= a.rows || k >= width) return;
+    p_raw[i].get(a.pq + row * 2 * a.width + k);
+    q_raw[i].get(a.pq + row * 2 * a.width + width + k);
+    dz_raw[i].get(a.dz + row * a.width + k);
+  };
+#pragma unroll
+  for (int i = 0; i < Row::kItems; ++i) get(blockIdx.x, i);
   int turn = 0;
   for (idx row = blockIdx.x; row < a.rows; row += gridDim.x, turn ^= 1) {
     T* pq = a.pq + row * 2 * a.width;
@@ -87,24 +102,25 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     const float rstd = a.rstd[row];
     const float largest = a.largest[row];
     const float unscale = *a.w_scale * (127.0F / largest);
-    float p[Row::kItems][V], q[Row::kItems][V], g[Row::kItems][V];
     float c[1] = {0};
+    Raw<T, V> p_now[Row::kItems], q_now[Row::kItems], dz_now[Row::kItems];
 #pragma unroll
     for (int i = 0; i < Row::kItems; ++i) {
+      p_now[i] = p_raw[i], q_now[i] = q_raw[i], dz_now[i] = dz_raw[i];
+      get(row + gridDim.x, i);
       const int k = Row::column(i);
       if (k < width) {
-        float gain[V];
-        load<V>(pq + k, p[i]);
-        load<V>(pq + width + k, q[i]);
-        load<V>(dz + k, g[i]);
+        float p[V], q[V], dy[V], gain[V];
+        p_now[i].unpack(p);
+        q_now[i].unpack(q);
+        dz_now[i].unpack(dy);
         load<V>(a.gain + k, gain);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const float zhat = p[i][j] * sigmoid(p[i][j]) * q[i][j] * rstd;
-          g[i][j] *= unscale;
-          dgain[i][j] += g[i][j] * zhat;
-          g[i][j] *= gain[j];
-          c[0] += zhat * g[i][j];
+          const float zhat = p[j] * sigmoid(p[j]) * q[j] * rstd;
+          const float d = dy[j] * unscale;
+          dgain[i][j] += d * zhat;
+          c[0] += zhat * (d * gain[j]);
         }
       }
     }
@@ -116,19 +132,23 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     for (int i = 0; i < Row::kItems; ++i) {
       const int k = Row::column(i);
       if (k < width) {
-        float gain[V], dp[V], dq[V], code[V];
+        float p[V], q[V], dy[V], gain[V], code[V];
+        p_now[i].unpack(p);
+        q_now[i].unpack(q);
+        dz_now[i].unpack(dy);
         load<V>(a.gain + k, gain);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const float s = sigmoid(p[i][j]);
-          const float zhat = p[i][j] * s * q[i][j] * rstd;
+          const float s = sigmoid(p[j]);
+          const float zhat = p[j] * s * q[j] * rstd;
           code[j] = static_cast<float>(quantise(zhat * gain[j] * code_scale));
-          const float d = (g[i][j] - zhat * c1) * rstd * out_scale;
-          dp[j] = d * q[i][j] * silu_slope(p[i][j], s);
-          dq[j] = d * (p[i][j] * s);
+          const float d = (dy[j] * unscale * gain[j] - zhat * c1) * rstd * out_scale;
+          const float dp = d * q[j] * silu_slope(p[j], s);
+          q[j] = d * (p[j] * s);
+          p[j] = dp;
         }
-        store<V>(pq + k, dp);
-        store<V>(pq + width + k, dq);
+        store<V>(pq + k, p);
+        store<V>(pq + width + k, q);
         store<V>(dz + k, code);
       }
     }
@@ -184,7 +204,7 @@ void swiglu_quant_backward(const Launch& l, const SwigluQuantBackward<T>& a) {
   if (a.rows == 0) return;
   unsigned grid = 0;
   with_row_layout(a.width, [&]<class Row>(Row, unsigned threads) {
-    grid = row_blocks(a.rows, threads, l.multiprocessors);
+    grid = row_blocks(swiglu_quant_backward_kernel<T, Row>, a.rows, threads, l.multiprocessors);
     swiglu_quant_backward_kernel<T, Row><<<grid, threads, 0, l.stream>>>(a);
   });
   check(cudaGetLastError(), "backward of SwiGLU and quantisation");
@@ -196,7 +216,7 @@ template void swiglu_quant_backward(const Launch&, const SwigluQuantBackward<bf1
 idx partial_floats(idx rows, idx width, int sums, int multiprocessors) {
   idx blocks = 0;
   with_row_layout(width, [&]<class Row>(Row, unsigned threads) {
-    blocks = row_blocks(rows, threads, multiprocessors);
+    blocks = most_row_blocks(rows, threads, multiprocessors);
   });
   return blocks * width * sums;
 }
