@@ -23,6 +23,7 @@ struct Case {
   MatmulFreeConfig config;
   idx batch, length;
   bool mask;
+  bool many_codes = false;  // some code of any input will round the other way
 };
 
 MatmulFreeConfig config_of(idx vocab, idx hidden, idx layers, idx mlp) {
@@ -36,10 +37,10 @@ MatmulFreeConfig config_of(idx vocab, idx hidden, idx layers, idx mlp) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  all.push_back({"multiples of 16", config_of(512, 64, 3, 96), 3, 70, false});
+  all.push_back({"multiples of 16", config_of(512, 64, 3, 96), 3, 70, false, true});
   all.push_back({"odd widths", config_of(83, 51, 3, 70), 2, 37, true});
   all.push_back({"one layer, one token", config_of(7, 6, 1, 5), 1, 1, false});
-  all.push_back({"long sequence, many channels", config_of(96, 384, 2, 512), 2, 513, false});
+  all.push_back({"long sequence, many channels", config_of(96, 384, 2, 512), 2, 513, false, true});
   all.push_back({"wide mixer without bounds", config_of(96, 48, 2, 64), 2, 20, false});
   all.back().config.use_lower_bound = false;
   all.back().config.expand_ratio = 2;
@@ -125,12 +126,12 @@ TEST_F(GpuNetwork, Float32LossAndGradientsAreThoseOfTheCpu) {
         const std::vector<float> want(net.grads.data() + p.offset,
                                       net.grads.data() + p.offset + p.size());
         const double distance = test::relative_l2(got, want);
-        EXPECT_LT(distance, 0.25) << c.name << ": " << p.name;
+        EXPECT_LT(distance, c.many_codes ? 0.02 : 0.25) << c.name << ": " << p.name;
         close = close && distance < 5e-5;
       }
       equal += close ? 1 : 0;
     }
-    EXPECT_GE(equal, 2) << c.name << ": rounding does not explain so many differences";
+    EXPECT_GE(equal, c.many_codes ? 0 : 2) << c.name << ": rounding does not explain so many differences";
   }
 }
 

@@ -69,7 +69,7 @@ TEST_F(GpuOps, ScanAndItsBackwardEqualTheReference) {
     idx batch, length, width;
   };
   for (const Shape s : {Shape{1, 1, 1}, Shape{2, 5, 3}, Shape{3, 127, 33}, Shape{2, 129, 64},
-                        Shape{300, 70, 66}, Shape{1, 1000, 40}})
+                        Shape{300, 70, 66}, Shape{1, 1000, 40}, Shape{2, 2500, 35}})
     for (const bool extras : {false, true}) {
       const idx n = s.batch * s.length * s.width, rows = s.batch * s.length;
       const auto i = random.normals_f64(n), f = random.normals_f64(n), dh = random.normals_f64(n);
@@ -88,15 +88,16 @@ TEST_F(GpuOps, ScanAndItsBackwardEqualTheReference) {
       DeviceVector<float> gi(test::convert<float>(i)), gf(test::convert<float>(f)), gh(n),
           gdh(test::convert<float>(dh)), gb(test::convert<float>(bound)), gdb(s.width),
           largest(std::vector<float>(static_cast<std::size_t>(rows), 254.0F)),
-          partial(s.batch * s.width);
+          scratch(3 * s.batch * s.width * (1 + s.length / kScanSegment));
       DeviceVector<std::uint8_t> gm(mask);
       const float* bp = extras ? gb.data() : nullptr;
       const std::uint8_t* mp = extras ? gm.data() : nullptr;
-      scan(l, Scan<float>{s.batch, s.length, s.width, gi.data(), gf.data(), bp, mp, gh.data()});
+      scan(l, Scan<float>{s.batch, s.length, s.width, gi.data(), gf.data(), bp, mp, gh.data(),
+                          scratch.data()});
       EXPECT_LT(test::relative_l2(gh.get(), h), 2e-6) << s.length << " x " << s.width;
       scan_backward(l, ScanBackward<float>{s.batch, s.length, s.width, gi.data(), gf.data(), bp, mp,
                                            gh.data(), gdh.data(), largest.data(), largest.data(),
-                                           partial.data(), extras ? gdb.data() : nullptr});
+                                           scratch.data(), extras ? gdb.data() : nullptr});
       for (std::size_t k = 0; k < size; ++k) di[k] *= 2, df[k] *= 2;  // largest / 127
       EXPECT_LT(test::relative_l2(gi.get(), di), 1e-5);
       EXPECT_LT(test::relative_l2(gf.get(), df), 1e-5);

@@ -64,13 +64,11 @@ __global__ void __launch_bounds__(Row::kMaxThreads) gated_quant_kernel(const Gat
   for (int i = 0; i < Row::kItems; ++i) {
     const int k = Row::column(i);
     if (k < width) {
-      int q[V];
+      float code[V];
 #pragma unroll
-      for (int j = 0; j < V; ++j) {
-        q[j] = quantise(o[i][j] * scale);
-        at_limit += q[j] == 127 || q[j] == -127 ? 1U : 0U;
-      }
-      store<V>(a.codes + base + k, q);
+      for (int j = 0; j < V; ++j) code[j] = shifted_code(o[i][j], scale);
+      if (a.saturated != nullptr) at_limit += count_saturated<V>(code);
+      store_codes<V>(a.codes + base + k, code);
     }
   }
   if (threadIdx.x == 0) {
@@ -110,6 +108,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     const float unscale = *a.w_scale * (127.0F / largest);
     float c[1] = {0};
     Raw<T, V> g_now[Row::kItems], h_now[Row::kItems], dy_now[Row::kItems];
+    float gate[Row::kItems][V];  // sigmoid(h)
 #pragma unroll
     for (int i = 0; i < Row::kItems; ++i) {
       g_now[i] = g_raw[i], h_now[i] = h_raw[i], dy_now[i] = dy_raw[i];
@@ -124,7 +123,8 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
         load<V>(a.inner_gain + k, inner);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const float ohat = g[j] * gain[j] * (h[j] * sigmoid(h[j])) * g_rstd * rstd;
+          gate[i][j] = sigmoid(h[j]);
+          const float ohat = g[j] * gain[j] * (h[j] * gate[i][j]) * g_rstd * rstd;
           const float d = dy[j] * unscale;
           dinner[i][j] += d * ohat;
           c[0] += ohat * (d * inner[j]);
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
         load<V>(a.inner_gain + k, inner);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const float s = sigmoid(h[j]);
+          const float s = gate[i][j];
           const float silu = h[j] * s;
           const float ohat = g[j] * gain[j] * silu * g_rstd * rstd;  // in the forward's order
           const float d_o = (dy[j] * unscale * inner[j] - ohat * c1) * rstd;
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
           dgain[i][j] += dn * ghat;
           g[j] = (dn * gain[j] - ghat * c2) * g_rstd * out_scale;
           h[j] = d_o * ghat * gain[j] * silu_slope(h[j], s);
-          dy[j] = static_cast<float>(quantise(ohat * inner[j] * code_scale));
+          dy[j] = code_value(shifted_code(ohat * inner[j], code_scale));
         }
         store<V>(a.g + base + k, g);
         store<V>(a.dh + base + k, h);

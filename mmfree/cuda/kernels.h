@@ -73,6 +73,9 @@ template <class T>
 void norm_quant_backward(const Launch& l, const NormQuantBackward<T>& a);
 
 // ---- recurrence (ops/mlgru) ----
+// Long sequences are cut into segments of at least so many steps. Both launchers need scratch of
+// 3 B M max(1, T / kScanSegment) floats.
+inline constexpr idx kScanSegment = 256;
 template <class T>
 struct Scan {
   idx batch, length, width;
@@ -81,6 +84,7 @@ struct Scan {
   const float* lower_bound;  // (M) or null
   const std::uint8_t* mask;  // (B, T) or null
   T* h;                      // (B, T, M)
+  float* scratch;
 };
 template <class T>
 void scan(const Launch& l, const Scan<T>& a);
@@ -96,7 +100,7 @@ struct ScanBackward {
   const T* dh;             // (B, T, M)
   const float* i_largest;  // (B T)
   const float* f_largest;  // (B T)
-  float* partial;          // (B, M)
+  float* scratch;
   float* d_lower_bound;    // (M) overwritten, or null
 };
 template <class T>

@@ -65,7 +65,8 @@ void DeviceNetwork<T>::take(Arena& arena, idx keep) {
   idx partial = partial_floats(rows_, d, 4, l_.multiprocessors);
   partial = std::max(partial, partial_floats(rows_, m, 2, l_.multiprocessors));
   partial = std::max(partial, partial_floats(rows_, f, 1, l_.multiprocessors));
-  partial = std::max(partial, rows_ * m);  // of the bounds: a sequence may be one token long
+  partial = std::max(partial, 3 * rows_ * m / std::min(rows_, kScanSegment));
+  partial = std::max(partial, rows_ * m);  // sequences may be one token long
   partial_ = arena.take<float>(partial);
   code_values_[0] = arena.take<T>(rows_ * d);
   du_[0] = arena.take<T>(rows_ * d);
@@ -206,7 +207,7 @@ void DeviceNetwork<T>::body(const DeviceBatch& b, unsigned* saturated) {
     product(rows, codes_[0], s.attn.largest[0], w.i, s.i_pre);
     product(rows, codes_[1], s.attn.largest[1], w.f, s.f_pre);
     product(rows, codes_[2], s.attn.largest[2], w.g, s.g);
-    scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_});
+    scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_, partial_});
     gated_quant(l_, GatedQuant<T>{rows, m, s.g, h_, p.g_norm, eps, p.o_norm, wide_codes_,
                                   s.o.largest[0], s.o.outer_rstd, s.o.inner_rstd, counter(1)});
     product(rows, wide_codes_, s.o.largest[0], w.o, s.y_o);
@@ -340,7 +341,7 @@ void DeviceNetwork<T>::mixer_backward(std::size_t l, const DeviceBatch& b, bool 
   const LayerParams &p = w_.p.layers[l], &g = w_.d.layers[l];
   const LayerLinears& w = w_.layers[l];
   input_gradient(rows, dx_scaled_, w.o, d_o_);
-  scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_});
+  scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_, partial_});
   gated_quant_backward(
       l_, GatedQuantBackward<T>{rows, m, s.g, h_, p.g_norm, p.o_norm, s.o.largest[0],
                                 s.o.outer_rstd, s.o.inner_rstd, s.attn.largest[2], d_o_, w.o.scale,

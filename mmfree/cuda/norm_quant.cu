@@ -78,16 +78,16 @@ __global__ void __launch_bounds__(Row::kMaxThreads) norm_quant_kernel(const Norm
     for (int i = 0; i < Row::kItems; ++i) {
       const int k = Row::column(i);
       if (k < width) {
-        int q[V];
-        float values[V];
+        float code[V];
 #pragma unroll
-        for (int j = 0; j < V; ++j) {
-          q[j] = quantise(y[p][i][j] * scale);
-          values[j] = static_cast<float>(q[j]);
-          at_limit += q[j] == 127 || q[j] == -127 ? 1U : 0U;
+        for (int j = 0; j < V; ++j) code[j] = shifted_code(y[p][i][j], scale);
+        if (a.saturated != nullptr) at_limit += count_saturated<V>(code);
+        if (a.codes[p] != nullptr) store_codes<V>(a.codes[p] + base + k, code);
+        if (a.code_values[p] != nullptr) {
+#pragma unroll
+          for (int j = 0; j < V; ++j) code[j] = code_value(code[j]);
+          store<V>(a.code_values[p] + base + k, code);
         }
-        if (a.codes[p] != nullptr) store<V>(a.codes[p] + base + k, q);
-        if (a.code_values[p] != nullptr) store<V>(a.code_values[p] + base + k, values);
       }
     }
     if (threadIdx.x == 0) a.largest[p][row] = largest[p] + poison;
@@ -103,8 +103,12 @@ __global__ void __launch_bounds__(Row::kMaxThreads) norm_quant_kernel(const Norm
 // normalised row and c = mean(xhat * g): the inner norm's gradient is (g - xhat * c) * rstd1, and
 // the mean that the outer norm's gradient needs follows from c, because mean(xhat^2) = 1 - eps *
 // rstd1^2.
+// Blocks on a multiprocessor, as far as registers allow it without spills.
+template <class Row, int P>
+inline constexpr int kBackwardBlocks = Row::kMaxThreads > 256 ? 1 : P == 1 ? 3 : 2;
+
 template <class T, class Row, int P>
-__global__ void __launch_bounds__(Row::kMaxThreads)
+__global__ void __launch_bounds__(Row::kMaxThreads, kBackwardBlocks<Row, P>)
     norm_quant_backward_kernel(const NormQuantBackward<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[2][32];

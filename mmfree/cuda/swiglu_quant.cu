@@ -62,13 +62,11 @@ __global__ void __launch_bounds__(Row::kMaxThreads, kForwardBlocks<Row>)
   for (int i = 0; i < Row::kItems; ++i) {
     const int k = Row::column(i);
     if (k < width) {
-      int q[V];
+      float code[V];
 #pragma unroll
-      for (int j = 0; j < V; ++j) {
-        q[j] = quantise(z[i][j] * scale);
-        at_limit += q[j] == 127 || q[j] == -127 ? 1U : 0U;
-      }
-      store<V>(a.codes + row * a.width + k, q);
+      for (int j = 0; j < V; ++j) code[j] = shifted_code(z[i][j], scale);
+      if (a.saturated != nullptr) at_limit += count_saturated<V>(code);
+      store_codes<V>(a.codes + row * a.width + k, code);
     }
   }
   if (threadIdx.x == 0) {
@@ -104,6 +102,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     const float unscale = *a.w_scale * (127.0F / largest);
     float c[1] = {0};
     Raw<T, V> p_now[Row::kItems], q_now[Row::kItems], dz_now[Row::kItems];
+    float gate[Row::kItems][V];  // sigmoid(p)
 #pragma unroll
     for (int i = 0; i < Row::kItems; ++i) {
       p_now[i] = p_raw[i], q_now[i] = q_raw[i], dz_now[i] = dz_raw[i];
@@ -117,7 +116,8 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
         load<V>(a.gain + k, gain);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const float zhat = p[j] * sigmoid(p[j]) * q[j] * rstd;
+          gate[i][j] = sigmoid(p[j]);
+          const float zhat = p[j] * gate[i][j] * q[j] * rstd;
           const float d = dy[j] * unscale;
           dgain[i][j] += d * zhat;
           c[0] += zhat * (d * gain[j]);
@@ -139,9 +139,9 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
         load<V>(a.gain + k, gain);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-          const float s = sigmoid(p[j]);
+          const float s = gate[i][j];
           const float zhat = p[j] * s * q[j] * rstd;
-          code[j] = static_cast<float>(quantise(zhat * gain[j] * code_scale));
+          code[j] = code_value(shifted_code(zhat * gain[j], code_scale));
           const float d = (dy[j] * unscale * gain[j] - zhat * c1) * rstd * out_scale;
           const float dp = d * q[j] * silu_slope(p[j], s);
           q[j] = d * (p[j] * s);
