@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads) gated_quant_kernel(const Gat
 // One reduction serves both norms: with c = mean(ohat * dy * inner_gain), the mean that the gated
 // norm's gradient needs is mean(d_o * o) = c * (1 - mean(ohat^2)) = c * eps * rstd^2.
 template <class T, class Row>
-__global__ void __launch_bounds__(Row::kMaxThreads)
+__global__ void __launch_bounds__(Row::kMaxThreads, Row::kMaxThreads <= 256 ? 3 : 1)
     gated_quant_backward_kernel(const GatedQuantBackward<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[2][32];
@@ -200,8 +200,7 @@ void gated_quant_backward(const Launch& l, const GatedQuantBackward<T>& a) {
     gated_quant_backward_kernel<T, Row><<<grid, threads, 0, l.stream>>>(a);
   });
   check(cudaGetLastError(), "backward of gated norm and quantisation");
-  sum_partials(l, grid, 2 * a.width, a.width, a.partial, a.dgain, a.accumulate);
-  sum_partials(l, grid, 2 * a.width, a.width, a.partial + a.width, a.dinner_gain, a.accumulate);
+  sum_partials(l, grid, a.width, a.partial, {2, {a.dgain, a.dinner_gain}}, a.accumulate);
 }
 template void gated_quant_backward(const Launch&, const GatedQuantBackward<float>&);
 template void gated_quant_backward(const Launch&, const GatedQuantBackward<bf16>&);

@@ -254,8 +254,12 @@ void adamw(const Launch& l, const ParamPlan& p, const AdamWStep* step, const dou
            const float* g, float* w, float* m, float* v, double* sums);
 
 // ---- sums over rows ----
-// dst[k] (+)= sum over p of partial[p * width + k], p ascending within fixed groups.
-void sum_partials(const Launch& l, idx parts, idx stride, idx width, const float* partial,
-                  float* dst, bool accumulate);
+// dst[n][k] (+)= sum over p of partial[(p * count + n) * width + k], in an order fixed by `parts`.
+struct SumTargets {
+  int count;  // 1..4
+  float* dst[4];
+};
+void sum_partials(const Launch& l, idx parts, idx width, const float* partial,
+                  const SumTargets& targets, bool accumulate);
 
 }  // namespace mmfree::cuda

@@ -33,12 +33,17 @@ DeviceNetwork<T>::DeviceNetwork(DeviceParams& params, Products& products, const 
       rows_(rows) {}
 
 template <class T>
-idx DeviceNetwork<T>::kept_bytes(const MatmulFreeConfig& c, idx rows) {
+idx DeviceNetwork<T>::pq_bytes(const MatmulFreeConfig& c, idx rows) {
   return rows * 2 * c.mlp_width() * static_cast<idx>(sizeof(T));
 }
 
 template <class T>
-void DeviceNetwork<T>::take(Arena& arena, idx keep) {
+idx DeviceNetwork<T>::h_bytes(const MatmulFreeConfig& c, idx rows) {
+  return rows * c.mixer_width() * static_cast<idx>(sizeof(T));
+}
+
+template <class T>
+void DeviceNetwork<T>::take(Arena& arena, idx keep_pq, idx keep_h) {
   const MatmulFreeConfig& c = w_.config;
   const idx d = c.hidden_size, m = c.mixer_width(), f = c.mlp_width(), v = c.vocab_size;
   layers_.clear();
@@ -49,7 +54,8 @@ void DeviceNetwork<T>::take(Arena& arena, idx keep) {
     s.f_pre = arena.take<T>(rows_ * m);
     s.g = arena.take<T>(rows_ * m);
     s.y_o = arena.take<T>(rows_ * d);
-    if (l < keep) s.pq = arena.take<T>(rows_ * 2 * f);
+    if (l < keep_pq) s.pq = arena.take<T>(rows_ * 2 * f);
+    if (l < keep_h) s.h = arena.take<T>(rows_ * m);
     s.attn = take_stats(arena, rows_, 3);
     s.o = take_stats(arena, rows_, 1);
     s.mlp = take_stats(arena, rows_, 1);
@@ -207,8 +213,9 @@ void DeviceNetwork<T>::body(const DeviceBatch& b, unsigned* saturated) {
     product(rows, codes_[0], s.attn.largest[0], w.i, s.i_pre);
     product(rows, codes_[1], s.attn.largest[1], w.f, s.f_pre);
     product(rows, codes_[2], s.attn.largest[2], w.g, s.g);
-    scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_, partial_});
-    gated_quant(l_, GatedQuant<T>{rows, m, s.g, h_, p.g_norm, eps, p.o_norm, wide_codes_,
+    T* h = s.h != nullptr ? s.h : h_;
+    scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h, partial_});
+    gated_quant(l_, GatedQuant<T>{rows, m, s.g, h, p.g_norm, eps, p.o_norm, wide_codes_,
                                   s.o.largest[0], s.o.outer_rstd, s.o.inner_rstd, counter(1)});
     product(rows, wide_codes_, s.o.largest[0], w.o, s.y_o);
 
@@ -341,14 +348,18 @@ void DeviceNetwork<T>::mixer_backward(std::size_t l, const DeviceBatch& b, bool 
   const LayerParams &p = w_.p.layers[l], &g = w_.d.layers[l];
   const LayerLinears& w = w_.layers[l];
   input_gradient(rows, dx_scaled_, w.o, d_o_);
-  scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_, partial_});
+  const T* h = s.h;
+  if (h == nullptr) {
+    scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_, partial_});
+    h = h_;
+  }
   gated_quant_backward(
-      l_, GatedQuantBackward<T>{rows, m, s.g, h_, p.g_norm, p.o_norm, s.o.largest[0],
+      l_, GatedQuantBackward<T>{rows, m, s.g, h, p.g_norm, p.o_norm, s.o.largest[0],
                                 s.o.outer_rstd, s.o.inner_rstd, s.attn.largest[2], d_o_, w.o.scale,
                                 dh_, partial_, g.g_norm, g.o_norm, !first});
   weight_gradient(rows, dx_scaled_, w.o, d_o_, !first);  // d_o_ now holds the codes of o
   float* d_bound = bound(l) == nullptr ? nullptr : w_.d_bounds + static_cast<idx>(l) * d;
-  scan_backward(l_, ScanBackward<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_,
+  scan_backward(l_, ScanBackward<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h,
                                     dh_, s.attn.largest[0], s.attn.largest[1], partial_, d_bound});
   NormQuant<T> again = attn_norm(l, rows);
   for (int k = 0; k < 3; ++k) again.code_values[k] = code_values_[k];

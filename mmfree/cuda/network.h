@@ -29,6 +29,7 @@ struct LayerStore {
   T *i_pre, *f_pre, *g;     // (R, M); the backward replaces them by their gradients
   T* y_o;                   // (R, D) output of the o projection
   T* pq;                    // (R, 2F) output of the gate projection, or null: computed again
+  T* h;                     // (R, M) recurrence, or null: computed again
   RowStats attn, o, mlp, z;  // o.outer_rstd is the gated norm's
 };
 
@@ -37,9 +38,10 @@ class DeviceNetwork {
  public:
   DeviceNetwork(DeviceParams& params, Products& products, const Launch& launch,
                 int compute_capability, bool int8_products, idx rows);
-  // Both passes of the arena; keep: layers that store pq.
-  void take(Arena& arena, idx keep);
-  static idx kept_bytes(const MatmulFreeConfig& config, idx rows);  // of one layer's pq
+  // Both passes of the arena; keep_pq, keep_h: layers that store pq and h.
+  void take(Arena& arena, idx keep_pq, idx keep_h);
+  static idx pq_bytes(const MatmulFreeConfig& config, idx rows);  // of one layer
+  static idx h_bytes(const MatmulFreeConfig& config, idx rows);
 
   // total (double, on the device) receives the summed nll. saturated: 4 counters a layer, or null.
   void forward(const DeviceBatch& b, double* total, unsigned* saturated);

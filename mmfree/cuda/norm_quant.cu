@@ -105,7 +105,9 @@ __global__ void __launch_bounds__(Row::kMaxThreads) norm_quant_kernel(const Norm
 // rstd1^2.
 // Blocks on a multiprocessor, as far as registers allow it without spills.
 template <class Row, int P>
-inline constexpr int kBackwardBlocks = Row::kMaxThreads > 256 ? 1 : P == 1 ? 3 : 2;
+inline constexpr int kBackwardBlocks = Row::kMaxThreads > 320   ? 1
+                                       : Row::kMaxThreads <= 256 && P == 1 ? 3
+                                                                           : 2;
 
 template <class T, class Row, int P>
 __global__ void __launch_bounds__(Row::kMaxThreads, kBackwardBlocks<Row, P>)
@@ -249,11 +251,10 @@ void norm_quant_backward(const Launch& l, const NormQuantBackward<T>& a) {
     }
   });
   check(cudaGetLastError(), "backward of norm and quantisation");
-  const idx stride = (a.projections + 1) * a.width;
-  for (int p = 0; p < a.projections; ++p)
-    sum_partials(l, grid, stride, a.width, a.partial + p * a.width, a.dgain[p], a.accumulate);
-  sum_partials(l, grid, stride, a.width, a.partial + a.projections * a.width, a.douter,
-               a.accumulate);
+  SumTargets targets{a.projections + 1, {}};
+  for (int p = 0; p < a.projections; ++p) targets.dst[p] = a.dgain[p];
+  targets.dst[a.projections] = a.douter;
+  sum_partials(l, grid, a.width, a.partial, targets, a.accumulate);
 }
 template void norm_quant_backward(const Launch&, const NormQuantBackward<float>&);
 template void norm_quant_backward(const Launch&, const NormQuantBackward<bf16>&);

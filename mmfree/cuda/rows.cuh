@@ -30,7 +30,7 @@ template <class F>
 void with_row_layout(idx width, const F& f) {
   const auto threads = [](idx groups) { return static_cast<unsigned>((groups + 31) / 32 * 32); };
   if (width % 8 == 0 && width <= 8 * 256) return f(RowLayout<8, 1, 256>{}, threads(width / 8));
-  if (width % 8 == 0 && width <= 8 * 384) return f(RowLayout<8, 1, 384>{}, threads(width / 8));
+  if (width % 8 == 0 && width <= 8 * 320) return f(RowLayout<8, 1, 320>{}, threads(width / 8));
   if (width % 8 == 0 && width <= 8 * 768) return f(RowLayout<8, 1, 768>{}, threads(width / 8));
   if (width % 8 == 0 && width <= 8 * 1024) return f(RowLayout<8, 1, 1024>{}, threads(width / 8));
   if (width % 8 == 0 && width <= kWidestRow)

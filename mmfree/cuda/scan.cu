@@ -285,10 +285,19 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocks)
 
 // ---- launchers ----
 
+idx blocks_of(idx batch, idx width, int channels) {
+  return batch * ((width + 32 * channels - 1) / (32 * channels));
+}
+
+// Two channels a lane read whole lines of bf16, one a lane has twice the blocks.
+bool two_channels(const Launch& l, idx batch, idx width) {
+  return width % 2 == 0 && blocks_of(batch, width, 2) >= 2 * l.multiprocessors;
+}
+
 // Segments are worth their second pass where some multiprocessors would have no work.
 Segments segments_of(const Launch& l, idx batch, idx length, idx width, int channels,
                      float* carry) {
-  const idx blocks = batch * ((width + 32 * channels - 1) / (32 * channels));
+  const idx blocks = blocks_of(batch, width, channels);
   const idx places = static_cast<idx>(kBlocks) * l.multiprocessors;
   idx count = blocks >= l.multiprocessors ? 1 : std::min(places / blocks, length / kScanSegment);
   if (count <= 1) return {1, length, nullptr};
@@ -320,7 +329,7 @@ void scan_backward_channels(const Launch& l, const ScanBackward<T>& a) {
   scan_backward_kernel<T, C, false><<<grid, 32 * kWarps, 0, l.stream>>>(a, s);
   check(cudaGetLastError(), "backward of the scan");
   if (a.d_lower_bound != nullptr)
-    sum_partials(l, a.batch * s.count, a.width, a.width, a.scratch, a.d_lower_bound, false);
+    sum_partials(l, a.batch * s.count, a.width, a.scratch, {1, {a.d_lower_bound}}, false);
 }
 
 }  // namespace
@@ -328,7 +337,7 @@ void scan_backward_channels(const Launch& l, const ScanBackward<T>& a) {
 template <class T>
 void scan(const Launch& l, const Scan<T>& a) {
   if (a.batch * a.length == 0) return;
-  return a.width % 2 == 0 ? scan_channels<2>(l, a) : scan_channels<1>(l, a);
+  return two_channels(l, a.batch, a.width) ? scan_channels<2>(l, a) : scan_channels<1>(l, a);
 }
 template void scan(const Launch&, const Scan<float>&);
 template void scan(const Launch&, const Scan<bf16>&);
@@ -336,7 +345,7 @@ template void scan(const Launch&, const Scan<bf16>&);
 template <class T>
 void scan_backward(const Launch& l, const ScanBackward<T>& a) {
   if (a.batch * a.length == 0) return;
-  return a.width % 2 == 0 ? scan_backward_channels<2>(l, a) : scan_backward_channels<1>(l, a);
+  return two_channels(l, a.batch, a.width) ? scan_backward_channels<2>(l, a) : scan_backward_channels<1>(l, a);
 }
 template void scan_backward(const Launch&, const ScanBackward<float>&);
 template void scan_backward(const Launch&, const ScanBackward<bf16>&);

@@ -161,23 +161,27 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
   }
 }
 
-// Columns in groups of 32 lanes; 16 warps take every 16th part each and are added in order.
-constexpr int kSumWarps = 16;
+// Columns in groups of 32 lanes; 32 warps take every 32nd part each and are added in order.
+constexpr int kSumWarps = 32;
 __global__ void __launch_bounds__(32 * kSumWarps)
-    sum_partials_kernel(int parts, idx stride, int width, const float* partial, float* dst,
+    sum_partials_kernel(int parts, int width, const float* partial, const SumTargets targets,
                         bool accumulate) {
   __shared__ float sums[kSumWarps][32];
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int warp = static_cast<int>(threadIdx.x) >> 5;
   const int k = static_cast<int>(blockIdx.x) * 32 + lane;
+  const int target = static_cast<int>(blockIdx.y);
+  const float* from = partial + static_cast<idx>(target) * width + k;
+  const idx stride = static_cast<idx>(targets.count) * width;
   float s = 0;
   if (k < width) {
 #pragma unroll 8
-    for (int p = warp; p < parts; p += kSumWarps) s += partial[p * stride + k];
+    for (int p = warp; p < parts; p += kSumWarps) s += from[p * stride];
   }
   sums[warp][lane] = s;
   __syncthreads();
   if (warp != 0 || k >= width) return;
+  float* dst = targets.dst[target];
   s = accumulate ? dst[k] : 0.0F;
 #pragma unroll
   for (int w = 0; w < kSumWarps; ++w) s += sums[w][lane];
@@ -208,7 +212,7 @@ void swiglu_quant_backward(const Launch& l, const SwigluQuantBackward<T>& a) {
     swiglu_quant_backward_kernel<T, Row><<<grid, threads, 0, l.stream>>>(a);
   });
   check(cudaGetLastError(), "backward of SwiGLU and quantisation");
-  sum_partials(l, grid, a.width, a.width, a.partial, a.dgain, a.accumulate);
+  sum_partials(l, grid, a.width, a.partial, {1, {a.dgain}}, a.accumulate);
 }
 template void swiglu_quant_backward(const Launch&, const SwigluQuantBackward<float>&);
 template void swiglu_quant_backward(const Launch&, const SwigluQuantBackward<bf16>&);
@@ -221,10 +225,11 @@ idx partial_floats(idx rows, idx width, int sums, int multiprocessors) {
   return blocks * width * sums;
 }
 
-void sum_partials(const Launch& l, idx parts, idx stride, idx width, const float* partial,
-                  float* dst, bool accumulate) {
-  sum_partials_kernel<<<static_cast<unsigned>((width + 31) / 32), 32 * kSumWarps, 0, l.stream>>>(
-      static_cast<int>(parts), stride, static_cast<int>(width), partial, dst, accumulate);
+void sum_partials(const Launch& l, idx parts, idx width, const float* partial,
+                  const SumTargets& targets, bool accumulate) {
+  const dim3 grid(static_cast<unsigned>((width + 31) / 32), static_cast<unsigned>(targets.count));
+  sum_partials_kernel<<<grid, 32 * kSumWarps, 0, l.stream>>>(
+      static_cast<int>(parts), static_cast<int>(width), partial, targets, accumulate);
   check(cudaGetLastError(), "sums over rows");
 }
 

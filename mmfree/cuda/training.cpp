@@ -136,7 +136,8 @@ struct GpuTraining::Engine {
   BatchLayout layout;
   cuda::Launch launch;
   cuda::Arena arena;
-  idx kept_layers = 0;
+  idx kept_layers = 0;  // whose gate projections are stored
+  idx kept_states = 0;  // whose recurrences are
   std::int32_t* batch = nullptr;   // on the device
   double* nll = nullptr;           // likewise
   unsigned* saturated = nullptr;   // (L, 4) likewise
@@ -179,7 +180,7 @@ void EngineOf<T>::take() {
   if (!network)
     network.emplace(params, *products, launch, device.compute_capability, options.int8_products,
                     options.rows);
-  network->take(arena, kept_layers);
+  network->take(arena, kept_layers, kept_states);
 }
 
 template <class T>
@@ -196,8 +197,16 @@ EngineOf<T>::EngineOf(const MatmulFreeConfig& c, const GpuTrainingOptions& o) : 
                      "needs less",
                      static_cast<double>(least) / 0x1p30, static_cast<double>(limit) / 0x1p30,
                      limit < there ? "allowed by --device-memory" : "free"));
-  const auto each = static_cast<std::size_t>(cuda::DeviceNetwork<T>::kept_bytes(c, o.rows)) + 256;
-  kept_layers = std::min(layers, static_cast<idx>((limit - least) / each));
+  constexpr std::size_t kAlignment = 256;
+  std::size_t left = limit - least;
+  const auto keep = [&](idx bytes) {
+    const std::size_t each = static_cast<std::size_t>(bytes) + kAlignment;
+    const idx n = std::min(layers, static_cast<idx>(left / each));
+    left -= static_cast<std::size_t>(n) * each;
+    return n;
+  };
+  kept_layers = keep(cuda::DeviceNetwork<T>::pq_bytes(c, o.rows));  // saves more time a byte
+  kept_states = keep(cuda::DeviceNetwork<T>::h_bytes(c, o.rows));
   const auto plan = [&] {
     arena.rewind(0);
     take();
