@@ -9,6 +9,7 @@
 
 #include "mmfree/core/error.h"
 #include "mmfree/core/rng.h"
+#include "mmfree/cuda/bench_ops.h"
 #include "mmfree/cuda/training.h"
 
 namespace mmfree {
@@ -105,6 +106,46 @@ int bench_train(const BenchTrain& o) {
   fmt::print("  memory    {:.2f} GiB of the device in use; MLP activations of {} of {} layers kept\n",
              static_cast<double>(m.used_bytes) / 0x1p30, m.kept_layers,
              o.config.num_hidden_layers);
+  return 0;
+}
+
+int bench_gpu_kernels(const BenchTrain& o) {
+  const GpuOps r = bench_gpu_ops(o.config, o.batch, o.seq, std::max<idx>(1, o.rounds));
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const GpuOpTime& op : r.ops) {
+    // int8 tensor cores are twice as fast as bf16 ones.
+    const bool int8 = op.name.starts_with("int8");
+    const double peak = r.bf16_ops_per_s * (int8 ? 2 : 1);
+    const double memory_s = op.bytes / r.copy_bytes_per_s;
+    const double product_s = op.operations / peak;
+    nlohmann::ordered_json j;
+    j["op"] = op.name;
+    j["us"] = 1e6 * op.seconds;
+    j["gb_per_s"] = op.bytes / op.seconds / 1e9;
+    if (op.operations > 0) j["tops"] = op.operations / op.seconds / 1e12;
+    j["bound"] = memory_s > product_s ? "memory" : "products";
+    j["roofline_share"] = std::max(memory_s, product_s) / op.seconds;
+    rows.push_back(j);
+  }
+  if (o.json) {
+    nlohmann::ordered_json j;
+    j["what"] = "ops";
+    j["device"] = r.device;
+    j["model"] = o.size_name;
+    j["batch"] = o.batch;
+    j["seq"] = o.seq;
+    j["roofline"] = {{"copy_gb_per_s", r.copy_bytes_per_s / 1e9},
+                     {"bf16_tflops", r.bf16_ops_per_s / 1e12}};
+    j["ops"] = rows;
+    fmt::print("{}\n", j.dump(2));
+    return 0;
+  }
+  fmt::print("{}: copy {:.0f} GB/s, bf16 product {:.0f} TFLOP/s; int8 is taken as twice that\n",
+             r.device, r.copy_bytes_per_s / 1e9, r.bf16_ops_per_s / 1e12);
+  for (const auto& j : rows)
+    fmt::print("  {:<44} {:>9.1f} us {:>7.0f} GB/s  {:>3.0f} % of its bound ({})\n",
+               j["op"].get<std::string>(), j["us"].get<double>(), j["gb_per_s"].get<double>(),
+               100 * j["roofline_share"].get<double>(), j["bound"].get<std::string>());
   return 0;
 }
 

@@ -19,5 +19,7 @@ struct BenchTrain {
   bool json = false;
 };
 int bench_train(const BenchTrain& o);
+// mmfree bench ops --device cuda: each kernel of the step against the roofline.
+int bench_gpu_kernels(const BenchTrain& o);
 
 }  // namespace mmfree

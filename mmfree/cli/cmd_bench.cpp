@@ -428,7 +428,7 @@ int cmd_bench(Args args) {
       ->check(CLI::Range(idx{1}, idx{4096}))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--device", o.device, "cpu, or cuda (train only)")
+  app.add_option("--device", o.device, "cpu, or cuda (train and ops)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   BenchTrain t;
@@ -455,10 +455,10 @@ int cmd_bench(Args args) {
   app.add_flag("--json", o.json, "one JSON object");
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
-  if (o.what == "train") {
+  if (o.what == "train" || (o.what == "ops" && o.device == "cuda")) {
     if (o.device != "cuda" || o.size.empty() || o.batches.size() != 1)
       fail(ErrorKind::usage,
-           "bench train: expected --device cuda, --size and one --batch (bench/train_speed.py "
+           "bench: on a GPU expected --device cuda, --size and one --batch (bench/train_speed.py "
            "measures training on the CPU)");
     t.size_name = o.size;
     t.config = size_preset(o.size, o.vocab);
@@ -470,10 +470,10 @@ int cmd_bench(Args args) {
     t.rounds = o.rounds;
     t.int8 = !float_products;
     t.json = o.json;
-    return bench_train(t);
+    return o.what == "train" ? bench_train(t) : bench_gpu_kernels(t);
   }
   if (o.device != "cpu")
-    fail(ErrorKind::usage, "bench: --device cuda is for train only");
+    fail(ErrorKind::usage, "bench: --device cuda is for train and ops");
   if (o.what != "ops" && o.random == !o.model.empty())
     fail(ErrorKind::usage, "bench: expected either MODEL or --random --size");
   if (o.random && o.size.empty()) fail(ErrorKind::usage, "bench: --random needs --size");

@@ -41,6 +41,8 @@ std::vector<Case> cases() {
   all.push_back({"odd widths", config_of(83, 51, 3, 70), 2, 37, true});
   all.push_back({"one layer, one token", config_of(7, 6, 1, 5), 1, 1, false});
   all.push_back({"long sequence, many channels", config_of(96, 384, 2, 512), 2, 513, false, true});
+  all.push_back({"wide MLP", config_of(64, 64, 1, 2816), 2, 150, false, true});
+  all.push_back({"wide rows", config_of(64, 2120, 1, 64), 1, 30, false, true});
   all.push_back({"wide mixer without bounds", config_of(96, 48, 2, 64), 2, 20, false});
   all.back().config.use_lower_bound = false;
   all.back().config.expand_ratio = 2;
@@ -203,7 +205,9 @@ TEST_F(GpuNetwork, RecomputationGraphsAndAccumulationChangeNoBit) {
   EXPECT_TRUE(test::same_bits(run(o), expected)) << "without graphs";
   const GpuTraining all(net.config, o);
   ASSERT_EQ(all.memory().kept_layers, 3);
-  o.memory_limit = all.memory().planned_bytes - 1000;
+  const idx gate_bytes = o.rows * 2 * c.config.mlp_width() * 2;  // of one layer, in bf16
+  const idx state_bytes = 3 * o.rows * c.config.hidden_size * 2;
+  o.memory_limit = all.memory().planned_bytes - static_cast<std::size_t>(state_bytes + gate_bytes);
   GpuTraining less(net.config, o);
   EXPECT_LT(less.memory().kept_layers, 3);
   EXPECT_TRUE(test::same_bits(run(o), expected)) << "with recomputation";

@@ -1,5 +1,6 @@
 // What a build without CUDA offers in place of training.cpp: the reason why it cannot.
 #include "mmfree/core/error.h"
+#include "mmfree/cuda/bench_ops.h"
 #include "mmfree/cuda/training.h"
 
 namespace mmfree {
@@ -30,5 +31,6 @@ void GpuTraining::update(const GpuUpdate&) { refuse(); }
 GpuStepResult GpuTraining::wait() { refuse(); }
 std::vector<LayerSaturation> GpuTraining::saturation() { refuse(); }
 GpuMemory GpuTraining::memory() const { refuse(); }
+GpuOps bench_gpu_ops(const MatmulFreeConfig&, idx, idx, idx) { refuse(); }
 
 }  // namespace mmfree
