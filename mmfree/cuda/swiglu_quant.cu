@@ -9,12 +9,8 @@ namespace {
 
 // ---- kernels ----
 
-// Two blocks of a wide row on a multiprocessor: one computes while the other waits for memory.
-template <class Row>
-inline constexpr int kForwardBlocks = Row::kMaxThreads == 768 ? 2 : 1;
-
 template <class T, class Row>
-__global__ void __launch_bounds__(Row::kMaxThreads, kForwardBlocks<Row>)
+__global__ void __launch_bounds__(Row::kMaxThreads)
     swiglu_quant_kernel(const SwigluQuant<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[32];
@@ -195,9 +191,15 @@ __global__ void __launch_bounds__(32 * kSumWarps)
 template <class T>
 void swiglu_quant(const Launch& l, const SwigluQuant<T>& a) {
   if (a.rows == 0) return;
-  with_row_layout(a.width, [&]<class Row>(Row, unsigned threads) {
+  const auto launch = [&]<class Row>(Row, unsigned threads) {
     swiglu_quant_kernel<T, Row><<<static_cast<unsigned>(a.rows), threads, 0, l.stream>>>(a);
-  });
+  };
+  if (a.width % 8 == 0 && a.width > 8 * 512 && a.width <= 16 * 448) {
+    // Half the threads, so that more rows are in work: some compute while others wait for memory.
+    launch(RowLayout<8, 2, 448>{}, static_cast<unsigned>((a.width / 8 + 63) / 64 * 32));
+  } else {
+    with_row_layout(a.width, launch);
+  }
   check(cudaGetLastError(), "SwiGLU and quantisation");
 }
 template void swiglu_quant(const Launch&, const SwigluQuant<float>&);
