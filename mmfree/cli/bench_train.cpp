@@ -54,8 +54,13 @@ int bench_train(const BenchTrain& o) {
   double nll = 0;
   const auto run = [&] {
     gpu.forward_backward(batch, scale, true);
-    gpu.update({.lr = 1e-4, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
-                .clip = 1, .step = ++step});
+    gpu.update({.lr = 1e-4,
+                .weight_decay = 0.1,
+                .beta1 = 0.9,
+                .beta2 = 0.95,
+                .eps = 1e-8,
+                .clip = 1,
+                .step = ++step});
     nll = gpu.wait().nll / static_cast<double>(rows);
   };
   for (int i = 0; i < 4; ++i) run();  // the second records the graph
@@ -103,9 +108,9 @@ int bench_train(const BenchTrain& o) {
              rate, static_cast<double>(rows) / seconds.back(),
              static_cast<double>(rows) / seconds.front(), o.rounds, 1e3 * median);
   fmt::print("  products  {:.0f} TFLOP/s (6 operations a weight and token)\n", flops / 1e12);
-  fmt::print("  memory    {:.2f} GiB of the device in use; MLP activations of {} of {} layers kept\n",
-             static_cast<double>(m.used_bytes) / 0x1p30, m.kept_layers,
-             o.config.num_hidden_layers);
+  fmt::print(
+      "  memory    {:.2f} GiB of the device in use; MLP activations of {} of {} layers kept\n",
+      static_cast<double>(m.used_bytes) / 0x1p30, m.kept_layers, o.config.num_hidden_layers);
   return 0;
 }
 

@@ -10,9 +10,9 @@ namespace mmfree {
 struct BenchTrain {
   std::string size_name;
   MatmulFreeConfig config;
-  idx batch = 16;    // sequences a step
-  idx seq = 2048;    // tokens a sequence
-  idx rounds = 9;    // steps measured; the median is reported
+  idx batch = 16;  // sequences a step
+  idx seq = 2048;  // tokens a sequence
+  idx rounds = 9;  // steps measured; the median is reported
   double memory_gib = 0;
   std::string precision = "bf16";
   bool int8 = true;

@@ -435,7 +435,8 @@ int cmd_bench(Args args) {
   app.add_option("--seq", t.seq, "tokens a sequence (train)")
       ->check(CLI::Range(idx{1}, idx{1} << 20))
       ->capture_default_str();
-  app.add_option("--device-memory", t.memory_gib, "GiB of the GPU to use at most (train) [all free]")
+  app.add_option("--device-memory", t.memory_gib,
+                 "GiB of the GPU to use at most (train) [all free]")
       ->check(CLI::Range(0.0, 1e6));
   app.add_option("--precision", t.precision, "of activations and gradients (train)")
       ->check(CLI::IsMember({"bf16", "float32"}))
@@ -472,8 +473,7 @@ int cmd_bench(Args args) {
     t.json = o.json;
     return o.what == "train" ? bench_train(t) : bench_gpu_kernels(t);
   }
-  if (o.device != "cpu")
-    fail(ErrorKind::usage, "bench: --device cuda is for train and ops");
+  if (o.device != "cpu") fail(ErrorKind::usage, "bench: --device cuda is for train and ops");
   if (o.what != "ops" && o.random == !o.model.empty())
     fail(ErrorKind::usage, "bench: expected either MODEL or --random --size");
   if (o.random && o.size.empty()) fail(ErrorKind::usage, "bench: --random needs --size");

@@ -60,10 +60,10 @@ struct Bench {
     for (std::size_t i = 0; i < block.size(); ++i)
       block[i] = static_cast<std::int8_t>(random_bits(1, 0, i) % 5) - 2;
     for (idx i = 0; i < rows * wide; i += static_cast<idx>(block.size()))
-      check(cudaMemcpy(codes + i, block.data(),
-                       static_cast<std::size_t>(
-                           std::min(static_cast<idx>(block.size()), rows * wide - i)),
-                       cudaMemcpyHostToDevice),
+      check(cudaMemcpy(
+                codes + i, block.data(),
+                static_cast<std::size_t>(std::min(static_cast<idx>(block.size()), rows * wide - i)),
+                cudaMemcpyHostToDevice),
             "filling GPU memory");
     const std::vector<float> one(static_cast<std::size_t>(std::max(rows, wide)), 1.0F);
     const auto set = [&](float* to, idx n) {
@@ -149,15 +149,14 @@ void time_row_kernels(Bench& b) {
                                      nullptr, b.values[2], b.partial});
   });
   b.add("scan_backward", rm * 12, 0, [&] {
-    cuda::scan_backward(b.l, cuda::ScanBackward<bf16>{b.batch, b.length, b.m, b.values[0],
-                                                      b.values[1], nullptr, nullptr, b.values[2],
-                                                      b.values[3], b.row[2], b.row[3], b.partial,
-                                                      nullptr});
+    cuda::scan_backward(b.l, cuda::ScanBackward<bf16>{
+                                 b.batch, b.length, b.m, b.values[0], b.values[1], nullptr, nullptr,
+                                 b.values[2], b.values[3], b.row[2], b.row[3], b.partial, nullptr});
   });
   b.add("gated_quant", rm * 5, 0, [&] {
-    cuda::gated_quant(b.l, cuda::GatedQuant<bf16>{b.rows, b.m, b.values[0], b.values[1], b.ones,
-                                                  1e-6F, b.ones, b.out_codes[0], b.row[2], b.row[0],
-                                                  b.row[1], nullptr});
+    cuda::gated_quant(
+        b.l, cuda::GatedQuant<bf16>{b.rows, b.m, b.values[0], b.values[1], b.ones, 1e-6F, b.ones,
+                                    b.out_codes[0], b.row[2], b.row[0], b.row[1], nullptr});
   });
   b.add("gated_quant_backward", rm * 12, 0, [&] {
     cuda::gated_quant_backward(
@@ -166,9 +165,8 @@ void time_row_kernels(Bench& b) {
                                             b.ones, b.values[3], b.partial, b.nll, b.nll, false});
   });
   b.add("swiglu_quant", rf * 5, 0, [&] {
-    cuda::swiglu_quant(b.l,
-                       cuda::SwigluQuant<bf16>{b.rows, b.f, b.wide_values[0], b.ones,
-                                               b.out_codes[0], b.row[2], b.row[1], nullptr});
+    cuda::swiglu_quant(b.l, cuda::SwigluQuant<bf16>{b.rows, b.f, b.wide_values[0], b.ones,
+                                                    b.out_codes[0], b.row[2], b.row[1], nullptr});
   });
   b.add("swiglu_quant_backward", rf * 12, 0, [&] {
     cuda::swiglu_quant_backward(
@@ -180,19 +178,18 @@ void time_row_kernels(Bench& b) {
     cuda::cross_entropy(b.l, b.head_rows, b.v, b.logits, b.labels, true, 1.0F, b.row[2], b.nll);
   });
   // Gradient norm 4 bytes a parameter, AdamW 28, codes 4 read and 1 written.
-  b.add("gradient norm, AdamW, ternary weights", b.params.size * 37, 0,
-        [&] {
-          b.params.update(b.l, {.keep_decayed = 1,
-                                .keep = 1,
-                                .beta1 = 0.9F,
-                                .one_less_beta1 = 0.1F,
-                                .beta2 = 0.95F,
-                                .one_less_beta2 = 0.05F,
-                                .root_correction = 1,
-                                .eps = 1e-8F,
-                                .step_size = 1e-4F,
-                                .clip = 0});
-        });
+  b.add("gradient norm, AdamW, ternary weights", b.params.size * 37, 0, [&] {
+    b.params.update(b.l, {.keep_decayed = 1,
+                          .keep = 1,
+                          .beta1 = 0.9F,
+                          .one_less_beta1 = 0.1F,
+                          .beta2 = 0.95F,
+                          .one_less_beta2 = 0.05F,
+                          .root_correction = 1,
+                          .eps = 1e-8F,
+                          .step_size = 1e-4F,
+                          .clip = 0});
+  });
 }
 
 void time_products(Bench& b, cuda::Products& products) {

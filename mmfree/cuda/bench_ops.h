@@ -15,8 +15,8 @@ struct GpuOpTime {
 };
 struct GpuOps {
   std::string device;
-  double copy_bytes_per_s;    // read plus written, of a large copy
-  double bf16_ops_per_s;      // of a square product of 8192
+  double copy_bytes_per_s;  // read plus written, of a large copy
+  double bf16_ops_per_s;    // of a square product of 8192
   std::vector<GpuOpTime> ops;
 };
 GpuOps bench_gpu_ops(const MatmulFreeConfig& config, idx batch, idx length, idx repeats);

@@ -40,8 +40,12 @@ __global__ void __launch_bounds__(256)
   dtable[static_cast<idx>(id) * width + k] += sum;
 }
 
-__device__ __forceinline__ float exponential(float x, float) { return expf(x); }
-__device__ __forceinline__ float exponential(float x, bf16) { return __expf(x); }
+__device__ __forceinline__ float exponential(float x, float) {
+  return expf(x);
+}
+__device__ __forceinline__ float exponential(float x, bf16) {
+  return __expf(x);
+}
 
 template <class T, int V>
 __global__ void __launch_bounds__(512)
@@ -77,8 +81,7 @@ __global__ void __launch_bounds__(512)
   for (int o = 16; o > 0; o >>= 1) m = fmaxf(m, __shfl_xor_sync(0xffffffffU, m, o));
   float total[1] = {top == -INFINITY ? 0.0F : sum * exponential(top - m, T{})};
   block_sum<1>(total, shared[1]);
-  if (threadIdx.x == 0)
-    nll[row] = counted ? m + logf(total[0]) - to_float(x[label]) : 0.0F;
+  if (threadIdx.x == 0) nll[row] = counted ? m + logf(total[0]) - to_float(x[label]) : 0.0F;
   if (!with_gradient) return;
   __syncthreads();  // the label's logit is read before it is overwritten
   const float scale = counted ? grad_scale * (largest[row] / 127.0F) : 0.0F;
@@ -132,7 +135,9 @@ __global__ void scale_products_kernel(idx groups, int groups_a_row, const float*
   store<V>(y + n * V, v);
 }
 
-unsigned blocks_of(idx n, idx threads) { return static_cast<unsigned>((n + threads - 1) / threads); }
+unsigned blocks_of(idx n, idx threads) {
+  return static_cast<unsigned>((n + threads - 1) / threads);
+}
 
 }  // namespace
 
@@ -143,8 +148,8 @@ void embedding(const Launch& l, idx rows, idx width, const std::int32_t* ids, co
   if (rows == 0) return;
   if (width % 8 == 0) {
     const idx n = rows * width / 8;
-    embedding_kernel<8><<<blocks_of(n, 256), 256, 0, l.stream>>>(
-        n, static_cast<int>(width / 8), ids, table, x);
+    embedding_kernel<8>
+        <<<blocks_of(n, 256), 256, 0, l.stream>>>(n, static_cast<int>(width / 8), ids, table, x);
   } else {
     embedding_kernel<1><<<blocks_of(rows * width, 256), 256, 0, l.stream>>>(
         rows * width, static_cast<int>(width), ids, table, x);
@@ -168,11 +173,11 @@ void cross_entropy(const Launch& l, idx rows, idx vocab, T* logits, const std::i
   const auto grid = static_cast<unsigned>(rows);
   const int v = static_cast<int>(vocab);
   if (vocab % 8 == 0) {
-    cross_entropy_kernel<T, 8><<<grid, 512, 0, l.stream>>>(v, logits, labels, with_gradient,
-                                                           grad_scale, largest, nll);
+    cross_entropy_kernel<T, 8>
+        <<<grid, 512, 0, l.stream>>>(v, logits, labels, with_gradient, grad_scale, largest, nll);
   } else {
-    cross_entropy_kernel<T, 1><<<grid, 512, 0, l.stream>>>(v, logits, labels, with_gradient,
-                                                           grad_scale, largest, nll);
+    cross_entropy_kernel<T, 1>
+        <<<grid, 512, 0, l.stream>>>(v, logits, labels, with_gradient, grad_scale, largest, nll);
   }
   check(cudaGetLastError(), "cross entropy");
 }
@@ -208,8 +213,8 @@ void scale_products(const Launch& l, idx rows, idx width, const float* sums, con
     scale_products_kernel<T, 8><<<blocks_of(n / 8, 256), 256, 0, l.stream>>>(
         n / 8, static_cast<int>(width / 8), sums, largest, w_scale, y);
   } else {
-    scale_products_kernel<T, 1><<<blocks_of(n, 256), 256, 0, l.stream>>>(
-        n, static_cast<int>(width), sums, largest, w_scale, y);
+    scale_products_kernel<T, 1><<<blocks_of(n, 256), 256, 0, l.stream>>>(n, static_cast<int>(width),
+                                                                         sums, largest, w_scale, y);
   }
   check(cudaGetLastError(), "scaling of products");
 }

@@ -133,7 +133,8 @@ TEST_F(GpuNetwork, Float32LossAndGradientsAreThoseOfTheCpu) {
       }
       equal += close ? 1 : 0;
     }
-    EXPECT_GE(equal, c.many_codes ? 0 : 2) << c.name << ": rounding does not explain so many differences";
+    EXPECT_GE(equal, c.many_codes ? 0 : 2)
+        << c.name << ": rounding does not explain so many differences";
   }
 }
 
@@ -277,8 +278,8 @@ TEST_F(GpuNetwork, AGradientThatIsNotFiniteChangesNothing) {
   const Tokens tokens(c, 71);
   GpuTraining gpu = on_gpu(net, options_of(c, GpuPrecision::bf16));
   gpu.forward_backward(tokens.view(), 1, true);
-  gpu.update({.lr = 1, .weight_decay = 0, .beta1 = 0.9, .beta2 = 0.9, .eps = 1e-8, .clip = 1,
-              .step = 1});
+  gpu.update(
+      {.lr = 1, .weight_decay = 0, .beta1 = 0.9, .beta2 = 0.9, .eps = 1e-8, .clip = 1, .step = 1});
   const GpuStepResult r = gpu.wait();
   EXPECT_FALSE(std::isfinite(r.nll));
   EXPECT_FALSE(std::isfinite(r.grad_norm));

@@ -29,7 +29,8 @@ class GpuOps : public test::GpuTest {};
 std::vector<std::int8_t> random_codes(test::Random& random, idx n, idx limit) {
   std::vector<std::int8_t> codes;
   for (idx i = 0; i < n; ++i)
-    codes.push_back(static_cast<std::int8_t>(static_cast<idx>(random.below(2 * limit + 1)) - limit));
+    codes.push_back(
+        static_cast<std::int8_t>(static_cast<idx>(random.below(2 * limit + 1)) - limit));
   return codes;
 }
 
@@ -41,9 +42,9 @@ TEST_F(GpuOps, Int8ProductIsExact) {
   struct Shape {
     idx rows, in, out;
   };
-  for (const Shape s : {Shape{1, 16, 8}, Shape{3, 48, 40}, Shape{128, 128, 256}, Shape{129, 144, 264},
-                        Shape{300, 512, 1536}, Shape{700, 2816, 1032}, Shape{5000, 384, 776},
-                        Shape{2560, 6912, 2560}}) {
+  for (const Shape s : {Shape{1, 16, 8}, Shape{3, 48, 40}, Shape{128, 128, 256},
+                        Shape{129, 144, 264}, Shape{300, 512, 1536}, Shape{700, 2816, 1032},
+                        Shape{5000, 384, 776}, Shape{2560, 6912, 2560}}) {
     const std::vector<std::int8_t> x = random_codes(random, s.rows * s.in, 127);
     const std::vector<std::int8_t> t = random_codes(random, s.out * s.in, 1);
     std::vector<float> largest;
@@ -59,7 +60,8 @@ TEST_F(GpuOps, Int8ProductIsExact) {
         if (s.rows * s.out * s.in > 100'000'000 && (r * 31 + o) % 97 != 0) continue;  // a sample
         int sum = 0;
         for (idx k = 0; k < s.in; ++k)
-          sum += x[static_cast<std::size_t>(r * s.in + k)] * t[static_cast<std::size_t>(o * s.in + k)];
+          sum +=
+              x[static_cast<std::size_t>(r * s.in + k)] * t[static_cast<std::size_t>(o * s.in + k)];
         const float expected = static_cast<float>(sum) * static_cast<float>(1 + r % 3) * 0.5F;
         wrong += __bfloat162float(got[static_cast<std::size_t>(r * s.out + o)]) !=
                          __bfloat162float(__float2bfloat16(expected))
@@ -132,7 +134,9 @@ void expect_codes(const std::vector<std::int8_t>& got, const std::vector<std::in
 // norm is constant.)
 constexpr idx kWidths[] = {3, 5, 33, 64, 520, 1001, 2048, 2056, 2568, 6152, 8200};
 
-std::vector<float> as_floats(const std::vector<double>& v) { return test::convert<float>(v); }
+std::vector<float> as_floats(const std::vector<double>& v) {
+  return test::convert<float>(v);
+}
 
 TEST_F(GpuOps, NormQuantAndItsBackwardEqualTheReference) {
   const Launch l = test::default_launch();
@@ -297,11 +301,9 @@ TEST_F(GpuOps, GatedQuantAndItsBackwardEqualTheReference) {
     for (std::size_t i = 0; i < scaled.size(); ++i)
       scaled[i] *= 1 / scale[i / static_cast<std::size_t>(width)] / 0.5;
     DeviceVector<float> d_g(as_floats(g)), d_h(as_floats(h)), d_gain(as_floats(gain)),
-        d_inner(as_floats(inner)), largest(rows), g_rstd(rows), rstd(rows),
-        d_dy(as_floats(scaled)), w_scale(std::vector<float>{0.5F}),
-        out_largest(std::vector<float>(5, 254.0F)), d_dh(n),
-        partial(partial_floats(rows, width, 2, l.multiprocessors)), d_dgain(width),
-        d_dinner(width);
+        d_inner(as_floats(inner)), largest(rows), g_rstd(rows), rstd(rows), d_dy(as_floats(scaled)),
+        w_scale(std::vector<float>{0.5F}), out_largest(std::vector<float>(5, 254.0F)), d_dh(n),
+        partial(partial_floats(rows, width, 2, l.multiprocessors)), d_dgain(width), d_dinner(width);
     DeviceVector<std::int8_t> codes(n);
     gated_quant(l, GatedQuant<float>{rows, width, d_g.data(), d_h.data(), d_gain.data(),
                                      static_cast<float>(outer_eps), d_inner.data(), codes.data(),

@@ -12,8 +12,12 @@ namespace mmfree::cuda {
 
 using bf16 = __nv_bfloat16;
 
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_float(float x) {
+  return x;
+}
+__device__ __forceinline__ float to_float(bf16 x) {
+  return __bfloat162float(x);
+}
 template <class T>
 __device__ __forceinline__ T from_float(float x);
 template <>
@@ -126,10 +130,10 @@ struct Raw<float, 2> {
   __device__ __forceinline__ void unpack(float (&x)[2]) const { x[0] = a.x, x[1] = a.y; }
 };
 
-// The code of v * scale, |v * scale| <= 127 and a rounding error: rounded to an integer, halves away
-// from zero. The result is the code plus 1.5 * 2^23, so its lowest byte is the code as int8; that
-// takes additions alone, where conversions run at an eighth of their rate. The intrinsics keep the
-// compiler from fusing, so that every kernel finds the same codes.
+// The code of v * scale, |v * scale| <= 127 and a rounding error: rounded to an integer, halves
+// away from zero. The result is the code plus 1.5 * 2^23, so its lowest byte is the code as int8;
+// that takes additions alone, where conversions run at an eighth of their rate. The intrinsics keep
+// the compiler from fusing, so that every kernel finds the same codes.
 inline constexpr float kCodeShift = 12582912.0F;
 __device__ __forceinline__ float shifted_code(float value, float scale) {
   const float v = __fmul_rn(value, scale);
@@ -155,7 +159,8 @@ __device__ __forceinline__ void store_codes(std::int8_t* p, const float (&shifte
     *reinterpret_cast<uint2*>(p) = make_uint2(word[0], word[1]);
   } else {
 #pragma unroll
-    for (int i = 0; i < V; ++i) p[i] = static_cast<std::int8_t>(__float_as_uint(shifted[i]) & 0xffU);
+    for (int i = 0; i < V; ++i)
+      p[i] = static_cast<std::int8_t>(__float_as_uint(shifted[i]) & 0xffU);
   }
 }
 template <int V>
@@ -166,9 +171,13 @@ __device__ __forceinline__ unsigned count_saturated(const float (&shifted)[V]) {
   return n;
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0F, 1.0F + __expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) {
+  return __fdividef(1.0F, 1.0F + __expf(-x));
+}
 // d silu(x) / dx for s = sigmoid(x).
-__device__ __forceinline__ float silu_slope(float x, float s) { return s * (1.0F + x * (1.0F - s)); }
+__device__ __forceinline__ float silu_slope(float x, float s) {
+  return s * (1.0F + x * (1.0F - s));
+}
 
 // Sums N values over the block: every thread gets the totals, added in a fixed order. `shared` has
 // room for 32 N floats; the caller may call it again at once with another `shared`.
@@ -212,7 +221,8 @@ __device__ __forceinline__ void block_max(float (&v)[N], float* shared) {
   }
 }
 
-// Sum of a double over the block in a fixed order; the result is for thread 0. `shared`: 32 doubles.
+// Sum of a double over the block in a fixed order; the result is for thread 0. `shared`: 32
+// doubles.
 __device__ __forceinline__ double block_sum_double(double v, double* shared) {
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int warp = static_cast<int>(threadIdx.x) >> 5;

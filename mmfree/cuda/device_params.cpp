@@ -110,11 +110,11 @@ void DeviceParams::update(const Launch& l, const AdamWStep& step) {
 }
 
 void DeviceParams::clear_embedding_gradient(cudaStream_t stream) {
-  check(cudaMemsetAsync(d.embedding, 0,
-                        static_cast<std::size_t>(config.vocab_size * config.hidden_size) *
-                            sizeof(float),
-                        stream),
-        "clearing the embedding's gradient");
+  check(
+      cudaMemsetAsync(
+          d.embedding, 0,
+          static_cast<std::size_t>(config.vocab_size * config.hidden_size) * sizeof(float), stream),
+      "clearing the embedding's gradient");
 }
 
 }  // namespace mmfree::cuda

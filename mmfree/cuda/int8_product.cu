@@ -1,7 +1,7 @@
-// The forward product on Hopper's int8 tensor cores. A cluster of two blocks makes a tile of 256 rows
-// by 256 outputs: each block loads its own 128 rows of x and half of the weights, which the copy
-// engine delivers to both. In a block one warp asks for tiles four steps of 128 inputs ahead; two
-// warpgroups multiply 64 rows by 256 outputs each, scale their sums and store bf16.
+// The forward product on Hopper's int8 tensor cores. A cluster of two blocks makes a tile of 256
+// rows by 256 outputs: each block loads its own 128 rows of x and half of the weights, which the
+// copy engine delivers to both. In a block one warp asks for tiles four steps of 128 inputs ahead;
+// two warpgroups multiply 64 rows by 256 outputs each, scale their sums and store bf16.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -20,9 +20,9 @@ constexpr int kOutputs = 256;  // a cluster
 constexpr int kDepth = 128;    // inputs a step: one 128-byte swizzled line
 constexpr int kStages = 4;
 constexpr int kCluster = 2;
-constexpr int kConsumers = 2;                    // warpgroups
+constexpr int kConsumers = 2;  // warpgroups
 constexpr int kThreads = 128 * (kConsumers + 1);
-constexpr int kPieceColumns = 64;             // of the result, staged at a time by each warp
+constexpr int kPieceColumns = 64;                // of the result, staged at a time by each warp
 constexpr int kPieceStride = kPieceColumns + 8;  // bf16 elements; the padding avoids bank conflicts
 
 struct Shared {
@@ -46,7 +46,8 @@ struct Product {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-constexpr int kGroupPairs = 8;  // pairs of row tiles that go through all outputs together, for the L2
+constexpr int kGroupPairs =
+    8;  // pairs of row tiles that go through all outputs together, for the L2
 
 __device__ __forceinline__ std::uint32_t address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
@@ -93,7 +94,8 @@ __device__ __forceinline__ void load_tile(void* to, const CUtensorMap* map, int 
 __device__ __forceinline__ void load_tile_for_both(void* to, const CUtensorMap* map, int column,
                                                    int row, std::uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
+      "cluster"
       " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(address(to)),
       "l"(map), "r"(column), "r"(row), "r"(address(barrier)), "h"(static_cast<std::uint16_t>(3))
       : "memory");
@@ -107,8 +109,7 @@ __device__ __forceinline__ std::uint64_t matrix_descriptor(const void* p) {
 }
 
 // d (64 x 256) = x (64 x 32) * w (256 x 32)^T, added to d when `add`.
-__device__ __forceinline__ void multiply(int (&d)[128], std::uint64_t x, std::uint64_t w,
-                                         int add) {
+__device__ __forceinline__ void multiply(int (&d)[128], std::uint64_t x, std::uint64_t w, int add) {
   asm volatile(
       "{\n.reg .pred p;\n"
       "setp.ne.b32 p, %130, 0;\n"
@@ -120,25 +121,28 @@ __device__ __forceinline__ void multiply(int (&d)[128], std::uint64_t x, std::ui
       "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
       "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
       "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
+      "%127"
       "}, %128, %129, p;\n}\n"
-      :
-        "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
-        "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]), "+r"(d[15]),
-        "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]), "+r"(d[22]), "+r"(d[23]),
-        "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31]),
-        "+r"(d[32]), "+r"(d[33]), "+r"(d[34]), "+r"(d[35]), "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]),
-        "+r"(d[40]), "+r"(d[41]), "+r"(d[42]), "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]),
-        "+r"(d[48]), "+r"(d[49]), "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]),
-        "+r"(d[56]), "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]), "+r"(d[63]),
-        "+r"(d[64]), "+r"(d[65]), "+r"(d[66]), "+r"(d[67]), "+r"(d[68]), "+r"(d[69]), "+r"(d[70]), "+r"(d[71]),
-        "+r"(d[72]), "+r"(d[73]), "+r"(d[74]), "+r"(d[75]), "+r"(d[76]), "+r"(d[77]), "+r"(d[78]), "+r"(d[79]),
-        "+r"(d[80]), "+r"(d[81]), "+r"(d[82]), "+r"(d[83]), "+r"(d[84]), "+r"(d[85]), "+r"(d[86]), "+r"(d[87]),
-        "+r"(d[88]), "+r"(d[89]), "+r"(d[90]), "+r"(d[91]), "+r"(d[92]), "+r"(d[93]), "+r"(d[94]), "+r"(d[95]),
-        "+r"(d[96]), "+r"(d[97]), "+r"(d[98]), "+r"(d[99]), "+r"(d[100]), "+r"(d[101]), "+r"(d[102]), "+r"(d[103]),
-        "+r"(d[104]), "+r"(d[105]), "+r"(d[106]), "+r"(d[107]), "+r"(d[108]), "+r"(d[109]), "+r"(d[110]), "+r"(d[111]),
-        "+r"(d[112]), "+r"(d[113]), "+r"(d[114]), "+r"(d[115]), "+r"(d[116]), "+r"(d[117]), "+r"(d[118]), "+r"(d[119]),
-        "+r"(d[120]), "+r"(d[121]), "+r"(d[122]), "+r"(d[123]), "+r"(d[124]), "+r"(d[125]), "+r"(d[126]), "+r"(d[127])
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
+        "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
+        "+r"(d[14]), "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]),
+        "+r"(d[21]), "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]),
+        "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), "+r"(d[32]), "+r"(d[33]), "+r"(d[34]),
+        "+r"(d[35]), "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), "+r"(d[40]), "+r"(d[41]),
+        "+r"(d[42]), "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]), "+r"(d[48]),
+        "+r"(d[49]), "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]),
+        "+r"(d[56]), "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]),
+        "+r"(d[63]), "+r"(d[64]), "+r"(d[65]), "+r"(d[66]), "+r"(d[67]), "+r"(d[68]), "+r"(d[69]),
+        "+r"(d[70]), "+r"(d[71]), "+r"(d[72]), "+r"(d[73]), "+r"(d[74]), "+r"(d[75]), "+r"(d[76]),
+        "+r"(d[77]), "+r"(d[78]), "+r"(d[79]), "+r"(d[80]), "+r"(d[81]), "+r"(d[82]), "+r"(d[83]),
+        "+r"(d[84]), "+r"(d[85]), "+r"(d[86]), "+r"(d[87]), "+r"(d[88]), "+r"(d[89]), "+r"(d[90]),
+        "+r"(d[91]), "+r"(d[92]), "+r"(d[93]), "+r"(d[94]), "+r"(d[95]), "+r"(d[96]), "+r"(d[97]),
+        "+r"(d[98]), "+r"(d[99]), "+r"(d[100]), "+r"(d[101]), "+r"(d[102]), "+r"(d[103]),
+        "+r"(d[104]), "+r"(d[105]), "+r"(d[106]), "+r"(d[107]), "+r"(d[108]), "+r"(d[109]),
+        "+r"(d[110]), "+r"(d[111]), "+r"(d[112]), "+r"(d[113]), "+r"(d[114]), "+r"(d[115]),
+        "+r"(d[116]), "+r"(d[117]), "+r"(d[118]), "+r"(d[119]), "+r"(d[120]), "+r"(d[121]),
+        "+r"(d[122]), "+r"(d[123]), "+r"(d[124]), "+r"(d[125]), "+r"(d[126]), "+r"(d[127])
       : "l"(x), "l"(w), "r"(add));
 }
 
@@ -199,8 +203,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                         const __grid_constant__ CUtensorMap w_map, const Product a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char raw[];
-  Shared& s = *reinterpret_cast<Shared*>(
-      raw + (1024 - (address(raw) & 1023U)) % 1024);
+  Shared& s = *reinterpret_cast<Shared*>(raw + (1024 - (address(raw) & 1023U)) % 1024);
   const int group = static_cast<int>(threadIdx.x) / 128;
   const int rank = static_cast<int>(blockIdx.x) % kCluster;
   if (threadIdx.x == 0) {
@@ -290,7 +293,8 @@ CUtensorMap tensor_map(const std::int8_t* data, idx rows, idx width, int box_row
                                            &found),
           "asking the driver for tensor maps");
     if (found != cudaDriverEntryPointSuccess)
-      fail(ErrorKind::resource, "the driver has no cuTensorMapEncodeTiled; expected CUDA 12 or newer");
+      fail(ErrorKind::resource,
+           "the driver has no cuTensorMapEncodeTiled; expected CUDA 12 or newer");
     return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(f);
   }();
   CUtensorMap map;
@@ -326,8 +330,8 @@ void int8_product(const Launch& l, idx rows, idx in, idx out, const std::int8_t*
   static_cast<void>(configured);
   const CUtensorMap x_map = tensor_map(x, rows, in, kRows);
   const CUtensorMap w_map = tensor_map(t, out, in, kOutputs / kCluster);
-  const idx tiles = (rows + kCluster * kRows - 1) / (kCluster * kRows) *
-                    ((out + kOutputs - 1) / kOutputs);
+  const idx tiles =
+      (rows + kCluster * kRows - 1) / (kCluster * kRows) * ((out + kOutputs - 1) / kOutputs);
   const auto clusters = static_cast<unsigned>(std::min<idx>(tiles, l.multiprocessors / kCluster));
   const Product a{rows, static_cast<int>(in), static_cast<int>(out), largest, w_scale, y};
   cudaLaunchAttribute cluster{};

@@ -35,14 +35,14 @@ struct NormQuant {
   float* sum;          // (R, K) receives x + add if not null
   const float* outer;  // (K)
   float outer_eps;
-  int projections;         // 1 or 3
-  const float* gain[3];    // (K)
-  std::int8_t* codes[3];   // (R, K) or null
-  T* code_values[3];       // (R, K) the codes as numbers, or null
-  float* largest[3];       // (R) max(max|y|, 1e-5): the row's scale is largest / 127
-  float* outer_rstd;       // (R)
-  float* inner_rstd;       // (R)
-  unsigned* saturated;     // adds the number of codes at +-127 of all projections; or null
+  int projections;        // 1 or 3
+  const float* gain[3];   // (K)
+  std::int8_t* codes[3];  // (R, K) or null
+  T* code_values[3];      // (R, K) the codes as numbers, or null
+  float* largest[3];      // (R) max(max|y|, 1e-5): the row's scale is largest / 127
+  float* outer_rstd;      // (R)
+  float* inner_rstd;      // (R)
+  unsigned* saturated;    // adds the number of codes at +-127 of all projections; or null
 };
 template <class T>
 void norm_quant(const Launch& l, const NormQuant<T>& a);
@@ -101,7 +101,7 @@ struct ScanBackward {
   const float* i_largest;  // (B T)
   const float* f_largest;  // (B T)
   float* scratch;
-  float* d_lower_bound;    // (M) overwritten, or null
+  float* d_lower_bound;  // (M) overwritten, or null
 };
 template <class T>
 void scan_backward(const Launch& l, const ScanBackward<T>& a);

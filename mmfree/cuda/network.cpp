@@ -7,10 +7,12 @@
 namespace mmfree::cuda {
 namespace {
 
-constexpr idx kHeadRows = 8192;         // rows whose logits exist at one time
+constexpr idx kHeadRows = 8192;           // rows whose logits exist at one time
 constexpr idx kSumFloats = idx{1} << 24;  // of products before scaling
 
-std::size_t at(idx i) { return static_cast<std::size_t>(i); }
+std::size_t at(idx i) {
+  return static_cast<std::size_t>(i);
+}
 
 RowStats take_stats(Arena& arena, idx rows, int projections) {
   RowStats s{};
@@ -140,8 +142,8 @@ void DeviceNetwork<T>::input_gradient(idx rows, const T* dy, const Linear& w, T*
 }
 
 template <class T>
-void DeviceNetwork<T>::weight_gradient(idx rows, const T* dy, const Linear& w,
-                                       const T* code_values, bool accumulate) {
+void DeviceNetwork<T>::weight_gradient(idx rows, const T* dy, const Linear& w, const T* code_values,
+                                       bool accumulate) {
   products_.multiply<T>(l_.stream, w.out, w.in, rows, {dy, true}, {code_values, false}, w.dw,
                         accumulate);
 }
@@ -309,10 +311,9 @@ void DeviceNetwork<T>::mlp_backward(std::size_t l, idx rows, bool first) {
     norm_quant(l_, again);
   }
   input_gradient(rows, dx_scaled_, w.down, dz_);
-  swiglu_quant_backward(
-      l_, SwigluQuantBackward<T>{rows, f, pq, p.down_norm, s.z.largest[0], s.z.inner_rstd,
-                                 s.mlp.largest[0], dz_, w.down.scale, partial_, g.down_norm,
-                                 !first});
+  swiglu_quant_backward(l_, SwigluQuantBackward<T>{rows, f, pq, p.down_norm, s.z.largest[0],
+                                                   s.z.inner_rstd, s.mlp.largest[0], dz_,
+                                                   w.down.scale, partial_, g.down_norm, !first});
   weight_gradient(rows, dx_scaled_, w.down, dz_, !first);  // dz_ now holds the codes of z
   weight_gradient(rows, pq, w.gate, code_values_[0], !first);
   input_gradient(rows, pq, w.gate, du_[0]);
@@ -354,9 +355,9 @@ void DeviceNetwork<T>::mixer_backward(std::size_t l, const DeviceBatch& b, bool 
     h = h_;
   }
   gated_quant_backward(
-      l_, GatedQuantBackward<T>{rows, m, s.g, h, p.g_norm, p.o_norm, s.o.largest[0],
-                                s.o.outer_rstd, s.o.inner_rstd, s.attn.largest[2], d_o_, w.o.scale,
-                                dh_, partial_, g.g_norm, g.o_norm, !first});
+      l_, GatedQuantBackward<T>{rows, m, s.g, h, p.g_norm, p.o_norm, s.o.largest[0], s.o.outer_rstd,
+                                s.o.inner_rstd, s.attn.largest[2], d_o_, w.o.scale, dh_, partial_,
+                                g.g_norm, g.o_norm, !first});
   weight_gradient(rows, dx_scaled_, w.o, d_o_, !first);  // d_o_ now holds the codes of o
   float* d_bound = bound(l) == nullptr ? nullptr : w_.d_bounds + static_cast<idx>(l) * d;
   scan_backward(l_, ScanBackward<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h,

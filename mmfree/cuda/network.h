@@ -25,11 +25,11 @@ struct RowStats {
 
 template <class T>
 struct LayerStore {
-  float* x;                 // (R, D) input of the block
-  T *i_pre, *f_pre, *g;     // (R, M); the backward replaces them by their gradients
-  T* y_o;                   // (R, D) output of the o projection
-  T* pq;                    // (R, 2F) output of the gate projection, or null: computed again
-  T* h;                     // (R, M) recurrence, or null: computed again
+  float* x;                  // (R, D) input of the block
+  T *i_pre, *f_pre, *g;      // (R, M); the backward replaces them by their gradients
+  T* y_o;                    // (R, D) output of the o projection
+  T* pq;                     // (R, 2F) output of the gate projection, or null: computed again
+  T* h;                      // (R, M) recurrence, or null: computed again
   RowStats attn, o, mlp, z;  // o.outer_rstd is the gated norm's
 };
 
@@ -71,22 +71,22 @@ class DeviceNetwork {
 
   std::vector<LayerStore<T>> layers_;
   RowStats head_stats_{};
-  float* x_ = nullptr;              // (R, D) residual stream
-  float* dx_ = nullptr;             // (R, D) its gradient
-  T* dx_scaled_ = nullptr;          // (R, D) the same times the scale of the rows below
-  T* y_ = nullptr;                  // (R, D) output of a down projection
-  std::int8_t* codes_[3] = {};      // (R, D)
+  float* x_ = nullptr;                 // (R, D) residual stream
+  float* dx_ = nullptr;                // (R, D) its gradient
+  T* dx_scaled_ = nullptr;             // (R, D) the same times the scale of the rows below
+  T* y_ = nullptr;                     // (R, D) output of a down projection
+  std::int8_t* codes_[3] = {};         // (R, D)
   std::int8_t* wide_codes_ = nullptr;  // (R, max(M, F))
-  T* code_values_[3] = {};          // (R, D)
-  T* du_[3] = {};                   // (R, D)
-  T *pq_ = nullptr, *dz_ = nullptr;                // (R, 2F), (R, F)
+  T* code_values_[3] = {};             // (R, D)
+  T* du_[3] = {};                      // (R, D)
+  T *pq_ = nullptr, *dz_ = nullptr;    // (R, 2F), (R, F)
   T *h_ = nullptr, *dh_ = nullptr, *d_o_ = nullptr;  // (R, M)
-  T* weights_ = nullptr;            // largest matrix, as numbers
-  T* logits_ = nullptr;             // (head rows, V)
-  float* nll_ = nullptr;            // (R)
+  T* weights_ = nullptr;                             // largest matrix, as numbers
+  T* logits_ = nullptr;                              // (head rows, V)
+  float* nll_ = nullptr;                             // (R)
   float* partial_ = nullptr;
-  float* sums_ = nullptr;           // products before they are scaled, where int8 does not run
-  T* product_values_ = nullptr;     // codes as numbers, likewise
+  float* sums_ = nullptr;        // products before they are scaled, where int8 does not run
+  T* product_values_ = nullptr;  // codes as numbers, likewise
 };
 
 }  // namespace mmfree::cuda

@@ -16,21 +16,47 @@ namespace {
 
 struct GpuTraining::Engine {};
 
-GpuTraining::GpuTraining(const MatmulFreeConfig&, const GpuTrainingOptions&) { refuse(); }
+GpuTraining::GpuTraining(const MatmulFreeConfig&, const GpuTrainingOptions&) {
+  refuse();
+}
 GpuTraining::~GpuTraining() = default;
 GpuTraining::GpuTraining(GpuTraining&&) noexcept = default;
 GpuTraining& GpuTraining::operator=(GpuTraining&&) noexcept = default;
-void GpuTraining::upload(const float*, const float*, const float*) { refuse(); }
-void GpuTraining::download(float*, float*, float*) { refuse(); }
-void GpuTraining::download_gradients(float*) { refuse(); }
-void GpuTraining::download_ternary(Network&) { refuse(); }
-void GpuTraining::randomize(std::uint64_t) { refuse(); }
-void GpuTraining::forward_backward(const TokenBatch&, float, bool, bool) { refuse(); }
-LossSum GpuTraining::forward_loss(const TokenBatch&) { refuse(); }
-void GpuTraining::update(const GpuUpdate&) { refuse(); }
-GpuStepResult GpuTraining::wait() { refuse(); }
-std::vector<LayerSaturation> GpuTraining::saturation() { refuse(); }
-GpuMemory GpuTraining::memory() const { refuse(); }
-GpuOps bench_gpu_ops(const MatmulFreeConfig&, idx, idx, idx) { refuse(); }
+void GpuTraining::upload(const float*, const float*, const float*) {
+  refuse();
+}
+void GpuTraining::download(float*, float*, float*) {
+  refuse();
+}
+void GpuTraining::download_gradients(float*) {
+  refuse();
+}
+void GpuTraining::download_ternary(Network&) {
+  refuse();
+}
+void GpuTraining::randomize(std::uint64_t) {
+  refuse();
+}
+void GpuTraining::forward_backward(const TokenBatch&, float, bool, bool) {
+  refuse();
+}
+LossSum GpuTraining::forward_loss(const TokenBatch&) {
+  refuse();
+}
+void GpuTraining::update(const GpuUpdate&) {
+  refuse();
+}
+GpuStepResult GpuTraining::wait() {
+  refuse();
+}
+std::vector<LayerSaturation> GpuTraining::saturation() {
+  refuse();
+}
+GpuMemory GpuTraining::memory() const {
+  refuse();
+}
+GpuOps bench_gpu_ops(const MatmulFreeConfig&, idx, idx, idx) {
+  refuse();
+}
 
 }  // namespace mmfree

@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads) norm_quant_kernel(const Norm
 // rstd1^2.
 // Blocks on a multiprocessor, as far as registers allow it without spills.
 template <class Row, int P>
-inline constexpr int kBackwardBlocks = Row::kMaxThreads > 320   ? 1
+inline constexpr int kBackwardBlocks = Row::kMaxThreads > 320              ? 1
                                        : Row::kMaxThreads <= 256 && P == 1 ? 3
                                                                            : 2;
 

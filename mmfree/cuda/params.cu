@@ -89,8 +89,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
 
-__global__ void __launch_bounds__(1024)
-    norm_kernel(int chunks, const double* sums, double* norm) {
+__global__ void __launch_bounds__(1024) norm_kernel(int chunks, const double* sums, double* norm) {
   __shared__ double shared[32];
   double s = 0;
   for (int i = static_cast<int>(threadIdx.x); i < chunks; i += 1024) s += sums[i];
@@ -185,7 +184,9 @@ __global__ void lower_bounds_backward_kernel(int layers, int width, const float*
   }
 }
 
-unsigned count_of(const ParamPlan& p) { return static_cast<unsigned>(p.chunk_count); }
+unsigned count_of(const ParamPlan& p) {
+  return static_cast<unsigned>(p.chunk_count);
+}
 
 }  // namespace
 
@@ -199,7 +200,7 @@ void magnitude_sums(const Launch& l, const ParamPlan& p, const float* w, double*
 void ternarize(const Launch& l, const ParamPlan& p, const float* w, const double* sums,
                float* scales, std::int8_t* codes) {
   matrix_scales_kernel<<<static_cast<unsigned>(p.matrix_count), kThreads, 0, l.stream>>>(p, sums,
-                                                                                       scales);
+                                                                                         scales);
   check(cudaGetLastError(), "scales of the weights");
   codes_kernel<<<count_of(p), kThreads, 0, l.stream>>>(p, w, scales, codes);
   check(cudaGetLastError(), "codes of the weights");

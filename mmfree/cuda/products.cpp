@@ -13,7 +13,9 @@ void check_lt(cublasStatus_t status, const char* what) {
          fmt::format("{}: cublasLt status {}", what, static_cast<int>(status)));
 }
 
-cudaDataType type_of(bool half) { return half ? CUDA_R_16BF : CUDA_R_32F; }
+cudaDataType type_of(bool half) {
+  return half ? CUDA_R_16BF : CUDA_R_32F;
+}
 
 }  // namespace
 
@@ -67,21 +69,20 @@ void Products::multiply(cudaStream_t stream, bool half_in, bool half_out, idx m,
     layout(&p.result, type_of(half_out), m, n);
     cublasLtMatmulPreference_t preference = nullptr;
     check_lt(cublasLtMatmulPreferenceCreate(&preference), "choosing an algorithm");
-    check_lt(cublasLtMatmulPreferenceSetAttribute(preference,
-                                                  CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                  &workspace_bytes_, sizeof workspace_bytes_),
-             "choosing an algorithm");
+    check_lt(
+        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                             &workspace_bytes_, sizeof workspace_bytes_),
+        "choosing an algorithm");
     // Rows of odd length: no more than the element's own alignment may be assumed.
-    const std::uint32_t alignment = half_in && (n % 8 != 0 || k % 8 != 0 || m % 8 != 0)   ? 2
+    const std::uint32_t alignment = half_in && (n % 8 != 0 || k % 8 != 0 || m % 8 != 0)    ? 2
                                     : !half_in && (n % 4 != 0 || k % 4 != 0 || m % 4 != 0) ? 4
-                                                                                          : 16;
-    for (const auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                                 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                                 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                                 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-      check_lt(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment,
-                                                    sizeof alignment),
-               "choosing an algorithm");
+                                                                                           : 16;
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      check_lt(
+          cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof alignment),
+          "choosing an algorithm");
     cublasLtMatmulHeuristicResult_t choice{};
     int choices = 0;
     const cublasStatus_t status =

@@ -11,8 +11,8 @@
 namespace mmfree::cuda {
 
 // C (M, N) = op(A) op(B) (+ C), row-major; op(A) is (M, K), op(B) is (K, N). bf16 operands sum in
-// float32; float32 operands are not rounded to TF32. The algorithm of a shape is the library's first
-// choice, so that a resumed run repeats it.
+// float32; float32 operands are not rounded to TF32. The algorithm of a shape is the library's
+// first choice, so that a resumed run repeats it.
 class Products {
  public:
   Products(void* workspace, std::size_t workspace_bytes);

@@ -50,8 +50,8 @@ inline idx most_row_blocks(idx rows, unsigned threads, int multiprocessors) {
 template <class Kernel>
 unsigned row_blocks(const Kernel& kernel, idx rows, unsigned threads, int multiprocessors) {
   int resident = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel,
-                                                      static_cast<int>(threads), 0),
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, static_cast<int>(threads),
+                                                      0),
         "asking how many blocks fit");
   return static_cast<unsigned>(
       std::min<idx>(most_row_blocks(rows, threads, multiprocessors),

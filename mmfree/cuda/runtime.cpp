@@ -13,8 +13,8 @@ constexpr int kOldestCapability = 80;
 
 void check(cudaError_t code, const char* what) {
   if (code == cudaSuccess) return;
-  fail(ErrorKind::resource,
-       fmt::format("{}: CUDA says {} ({})", what, cudaGetErrorString(code), cudaGetErrorName(code)));
+  fail(ErrorKind::resource, fmt::format("{}: CUDA says {} ({})", what, cudaGetErrorString(code),
+                                        cudaGetErrorName(code)));
 }
 
 Device select_device() {
@@ -35,15 +35,18 @@ Device select_device() {
   d.compute_capability = 10 * p.major + p.minor;
   d.multiprocessors = p.multiProcessorCount;
   if (d.compute_capability < kOldestCapability)
-    fail(ErrorKind::resource,
-         fmt::format("--device cuda: {} has compute capability {}.{}, expected at least {}.{} (bf16 "
-                     "products)",
-                     d.name, p.major, p.minor, kOldestCapability / 10, kOldestCapability % 10));
+    fail(
+        ErrorKind::resource,
+        fmt::format("--device cuda: {} has compute capability {}.{}, expected at least {}.{} (bf16 "
+                    "products)",
+                    d.name, p.major, p.minor, kOldestCapability / 10, kOldestCapability % 10));
   check(cudaMemGetInfo(&d.free_bytes, &d.total_bytes), "asking for the GPU's memory");
   return d;
 }
 
-Arena::~Arena() { cudaFree(base_); }
+Arena::~Arena() {
+  cudaFree(base_);
+}
 
 void Arena::allocate(const std::string& remedy) {
   size_ = peak_;

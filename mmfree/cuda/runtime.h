@@ -37,7 +37,8 @@ class Arena {
     if (used_ > peak_) peak_ = used_;
     return reinterpret_cast<T*>(p);
   }
-  // Buffers whose lives do not overlap share memory: rewind(mark()) gives back what was taken since.
+  // Buffers whose lives do not overlap share memory: rewind(mark()) gives back what was taken
+  // since.
   std::size_t mark() const { return used_; }
   void rewind(std::size_t to) { used_ = to; }
 

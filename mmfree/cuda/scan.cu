@@ -1,5 +1,5 @@
-// The recurrence in one pass over memory. A block owns one sequence and 32 or 64 channels; its warps
-// take neighbouring runs of steps of a tile, each composes its run into h -> A h + B, the
+// The recurrence in one pass over memory. A block owns one sequence and 32 or 64 channels; its
+// warps take neighbouring runs of steps of a tile, each composes its run into h -> A h + B, the
 // compositions are chained through shared memory, and every warp applies its run to the state it
 // then knows. Tiles follow one another, the next tile's values being on their way while one is in
 // work. Where sequences and channels alone cannot fill the GPU, time is cut into segments: one pass
@@ -345,7 +345,8 @@ template void scan(const Launch&, const Scan<bf16>&);
 template <class T>
 void scan_backward(const Launch& l, const ScanBackward<T>& a) {
   if (a.batch * a.length == 0) return;
-  return two_channels(l, a.batch, a.width) ? scan_backward_channels<2>(l, a) : scan_backward_channels<1>(l, a);
+  return two_channels(l, a.batch, a.width) ? scan_backward_channels<2>(l, a)
+                                           : scan_backward_channels<1>(l, a);
 }
 template void scan_backward(const Launch&, const ScanBackward<float>&);
 template void scan_backward(const Launch&, const ScanBackward<bf16>&);

@@ -10,8 +10,7 @@ namespace {
 // ---- kernels ----
 
 template <class T, class Row>
-__global__ void __launch_bounds__(Row::kMaxThreads)
-    swiglu_quant_kernel(const SwigluQuant<T> a) {
+__global__ void __launch_bounds__(Row::kMaxThreads) swiglu_quant_kernel(const SwigluQuant<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[32];
   __shared__ float maxima[32];

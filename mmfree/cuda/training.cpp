@@ -70,7 +70,8 @@ struct BatchLayout {
   idx rows_;
 };
 
-// Groups rows by id, ids and rows ascending (counting sort). counts: V zeros, zero again afterwards.
+// Groups rows by id, ids and rows ascending (counting sort). counts: V zeros, zero again
+// afterwards.
 void group_rows(const std::int32_t* ids, idx rows, std::vector<std::int32_t>& counts,
                 std::int32_t* group_count, std::int32_t* group_ids, std::int32_t* start,
                 std::int32_t* order) {
@@ -109,8 +110,12 @@ struct Results {
 
 struct GpuTraining::Engine {
   Engine(const MatmulFreeConfig& c, const GpuTrainingOptions& o)
-      : options(o), device(cuda::select_device()), params(c, o.keep_moments), layout(o.rows),
-        launch{stream.s, device.multiprocessors}, counts(static_cast<std::size_t>(c.vocab_size)) {}
+      : options(o),
+        device(cuda::select_device()),
+        params(c, o.keep_moments),
+        layout(o.rows),
+        launch{stream.s, device.multiprocessors},
+        counts(static_cast<std::size_t>(c.vocab_size)) {}
   virtual ~Engine() {
     for (const Graph& g : graphs)
       if (g.exec != nullptr) cudaGraphExecDestroy(g.exec);
@@ -136,11 +141,11 @@ struct GpuTraining::Engine {
   BatchLayout layout;
   cuda::Launch launch;
   cuda::Arena arena;
-  idx kept_layers = 0;  // whose gate projections are stored
-  idx kept_states = 0;  // whose recurrences are
-  std::int32_t* batch = nullptr;   // on the device
-  double* nll = nullptr;           // likewise
-  unsigned* saturated = nullptr;   // (L, 4) likewise
+  idx kept_layers = 0;            // whose gate projections are stored
+  idx kept_states = 0;            // whose recurrences are
+  std::int32_t* batch = nullptr;  // on the device
+  double* nll = nullptr;          // likewise
+  unsigned* saturated = nullptr;  // (L, 4) likewise
   idx saturated_rows = 0;
   std::vector<Graph> graphs;
 
@@ -281,14 +286,14 @@ cuda::DeviceBatch GpuTraining::Engine::stage(const TokenBatch& b) {
   copy(batch, h, layout.size() * static_cast<idx>(sizeof(std::int32_t)), cudaMemcpyHostToDevice);
   check(cudaEventRecord(staged[i].e, stream.s), "recording an event");
   slot ^= 1;
-  return {b.batch,
-          b.length,
-          batch + layout.inputs(),
-          batch + layout.labels(),
-          b.mask == nullptr ? nullptr
-                            : reinterpret_cast<const std::uint8_t*>(batch + layout.mask()),
-          {batch + layout.count(), batch + layout.ids(), batch + layout.start(),
-           batch + layout.order()}};
+  return {
+      b.batch,
+      b.length,
+      batch + layout.inputs(),
+      batch + layout.labels(),
+      b.mask == nullptr ? nullptr : reinterpret_cast<const std::uint8_t*>(batch + layout.mask()),
+      {batch + layout.count(), batch + layout.ids(), batch + layout.start(),
+       batch + layout.order()}};
 }
 
 // The first batch of a kind runs launch by launch, the second is recorded, later ones replay it.
@@ -402,8 +407,9 @@ void GpuTraining::randomize(std::uint64_t seed) {
     const auto n = static_cast<std::size_t>(p.size());
     tensor.assign(n, p.init == ParamInit::ones ? 1.0F : 0.0F);
     const double fan = p.shape.size() == 2 ? static_cast<double>(p.shape[0] + p.shape[1]) : 1.0;
-    const double range = p.init == ParamInit::xavier_small ? 2 * std::exp2(-2.5) * std::sqrt(6 / fan)
-                                                           : 0.02 * std::sqrt(12.0);
+    const double range = p.init == ParamInit::xavier_small
+                             ? 2 * std::exp2(-2.5) * std::sqrt(6 / fan)
+                             : 0.02 * std::sqrt(12.0);
     if (p.init != ParamInit::ones && p.init != ParamInit::zeros)
       for (std::size_t i = 0; i < n; ++i)
         tensor[i] = static_cast<float>(range) * block[(i + n) % kBlock];
@@ -420,11 +426,11 @@ void GpuTraining::forward_backward(const TokenBatch& b, float grad_scale, bool f
   Engine& e = *engine_;
   const cuda::DeviceBatch batch = e.stage(b);
   if (!count_saturation) return e.run(batch, grad_scale, first);
-  check(cudaMemsetAsync(e.saturated, 0,
-                        4 * static_cast<std::size_t>(e.config().num_hidden_layers) *
-                            sizeof(unsigned),
-                        e.stream.s),
-        "clearing counters");
+  check(
+      cudaMemsetAsync(e.saturated, 0,
+                      4 * static_cast<std::size_t>(e.config().num_hidden_layers) * sizeof(unsigned),
+                      e.stream.s),
+      "clearing counters");
   e.saturated_rows = b.batch * b.length;
   e.enqueue(batch, grad_scale, first, e.saturated);
 }

@@ -20,7 +20,7 @@ struct GpuTrainingOptions {
   idx rows = 0;  // tokens of the largest batch
   // bytes to use at most, 0: what is free. Activations that do not fit are recomputed.
   std::size_t memory_limit = 0;
-  bool keep_moments = true;  // false: no update() (evaluation and gradients only)
+  bool keep_moments = true;   // false: no update() (evaluation and gradients only)
   bool int8_products = true;  // false: forward products in floating point, the same sums
   bool graph = true;          // replay repeated steps as one CUDA graph
 };

@@ -33,8 +33,8 @@ class HealthMonitor {
   void set_baseline(const Ctx& ctx, const Network& net, idx step);
   // Measures, then makes the current codes the baseline. saturation: one a layer, of the last
   // forward, or empty.
-  Health report(const Ctx& ctx, const Network& net,
-                const std::vector<LayerSaturation>& saturation, idx step);
+  Health report(const Ctx& ctx, const Network& net, const std::vector<LayerSaturation>& saturation,
+                idx step);
 
  private:
   Buffer<std::int8_t> baseline_;

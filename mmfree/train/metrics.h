@@ -17,12 +17,12 @@ struct MetricsRow {
   double loss = 0;  // nats per token of the batch, before the update
   double lr = 0;
   double weight_decay = 0;
-  double grad_norm = 0;            // before clipping
-  idx tokens = 0;                  // seen since the start of the run
-  double tokens_per_s = 0;         // of this step
-  double elapsed_s = 0;            // since the start of the run, pauses between resumes left out
+  double grad_norm = 0;             // before clipping
+  idx tokens = 0;                   // seen since the start of the run
+  double tokens_per_s = 0;          // of this step
+  double elapsed_s = 0;             // since the start of the run, pauses between resumes left out
   std::optional<idx> device_bytes;  // GPU memory in use
-  std::optional<double> val_loss;  // nats per token
+  std::optional<double> val_loss;   // nats per token
   std::optional<double> val_bits_per_byte;
   std::optional<Health> health;
 };

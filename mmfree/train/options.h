@@ -31,7 +31,7 @@ struct TrainOptions {
   std::filesystem::path data;
   std::filesystem::path out;
   int threads = 1;
-  std::string device = "cpu";     // or "cuda"; the last bits of the sums depend on it
+  std::string device = "cpu";      // or "cuda"; the last bits of the sums depend on it
   std::string precision = "bf16";  // of activations and gradients on the GPU: bf16 or float32
   double device_memory_gib = 0;    // of the GPU to use at most; 0 = what is free
   idx checkpoint_every = 100;

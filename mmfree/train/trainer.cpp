@@ -92,9 +92,10 @@ std::string gpu_message(const GpuMemory& m, idx layers) {
                                  static_cast<double>(m.planned_bytes) / 0x1p30,
                                  static_cast<double>(m.total_bytes) / 0x1p30);
   if (m.kept_layers < layers)
-    text += fmt::format("; the gate projections of {} of {} layers are computed again in the "
-                        "backward to save memory",
-                        layers - m.kept_layers, layers);
+    text += fmt::format(
+        "; the gate projections of {} of {} layers are computed again in the "
+        "backward to save memory",
+        layers - m.kept_layers, layers);
   return text;
 }
 
