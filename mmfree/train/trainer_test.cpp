@@ -74,7 +74,8 @@ TEST(Optimizer, DecayReachesTernaryMatricesOnly) {
 TEST(Health, CountsCodesAndFlipsSinceTheBaseline) {
   Network net = small_network();
   HealthMonitor monitor;
-  EXPECT_FALSE(monitor.report(Ctx{2}, net, activation_saturation(net), 3).all.flips);  // nothing to compare with
+  EXPECT_FALSE(monitor.report(Ctx{2}, net, activation_saturation(net), 3)
+                   .all.flips);  // nothing to compare with
   TernaryWeights& w = net.layers[1].o;
   const idx flips = 10;
   for (idx i = 0; i < flips; ++i) w.codes[i] = w.codes[i] == 0 ? 1 : 0;
@@ -89,7 +90,8 @@ TEST(Health, CountsCodesAndFlipsSinceTheBaseline) {
     EXPECT_GT(s.zero, 0.2);
     EXPECT_LT(s.zero, 0.45);
   }
-  EXPECT_EQ(monitor.report(Ctx{1}, net, activation_saturation(net), 7).all.flips, 0.0);  // the baseline moved
+  EXPECT_EQ(monitor.report(Ctx{1}, net, activation_saturation(net), 7).all.flips,
+            0.0);  // the baseline moved
 }
 
 class WithData : public ::testing::Test {
@@ -128,12 +130,14 @@ TEST_F(WithData, AnUntrainedNetworkCostsAboutTheLogarithmOfTheVocabulary) {
   const Tokenizer tokenizer = Tokenizer::load(data.tokenizer_path());
   const ValidationSet set(data, tokenizer, 16, 640);
   Network net = small_network(data.vocab_size());
-  const Validation v = set.measure([&](const TokenBatch& b) { return forward_loss(Ctx{2}, net, b); }, 3);
+  const Validation v =
+      set.measure([&](const TokenBatch& b) { return forward_loss(Ctx{2}, net, b); }, 3);
   EXPECT_NEAR(v.loss, std::log(static_cast<double>(data.vocab_size())), 1.0);
   EXPECT_DOUBLE_EQ(v.bits_per_byte, v.loss / std::log(2.0) * static_cast<double>(set.tokens()) /
                                         static_cast<double>(set.text_bytes()));
   const Validation other =
-      set.measure([&](const TokenBatch& b) { return forward_loss(Ctx{1}, net, b); }, 40);  // other micro-batches: the sum's last bits may differ
+      set.measure([&](const TokenBatch& b) { return forward_loss(Ctx{1}, net, b); },
+                  40);  // other micro-batches: the sum's last bits may differ
   EXPECT_NEAR(other.loss, v.loss, 1e-12);
 }
 
