@@ -2,7 +2,9 @@
 # Installs the Debian packages that are missing: what the build, the tests and the quick start's text need.
 # Changes nothing, and asks for nothing, when all are there. As root, or with sudo.
 #
-# usage: scripts/setup.sh [--checks]     --checks: also what the file-format and source-format checks need
+# usage: scripts/setup.sh [--checks] [--hw]
+#   --checks: also what the file-format and source-format checks need
+#   --hw: also what simulates, proves and synthesises the accelerator
 set -eu
 
 # Compiler and build tools; libraries; plots; the quick start's text.
@@ -15,8 +17,9 @@ packages="g++ cmake ninja-build pkg-config git ca-certificates
 for argument in "$@"; do
   case $argument in
     --checks) packages="$packages python3-venv python3-pip clang-format" ;;
+    --hw) packages="$packages verilator iverilog yosys z3" ;;
     *)
-      echo "setup.sh: unknown option '$argument' (expected: --checks)" >&2
+      echo "setup.sh: unknown option '$argument' (expected: --checks, --hw)" >&2
       exit 2
       ;;
   esac
