@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "mmfree/core/error.h"
-#include "mmfree/ternary/pack.h"
 
 namespace mmfree::hw {
 namespace {
@@ -28,18 +27,11 @@ Scale output_scale(Scalar maximum, Scalar squares, Scalar constant, int frac) {
 
 FixedNetwork::FixedNetwork(const Ctx& ctx, const FixedModel& model) : ctx_(ctx), model_(&model) {
   const idx widest = std::max({model.d, model.m, model.f});
-  for (const PackedLayer& l : model.source->layers) {
-    LayerCodes c;
-    c.f = unpack(l.f, 0, l.f.out);
-    c.i = unpack(l.i, 0, l.i.out);
-    c.g = unpack(l.g, 0, l.g.out);
-    c.o = unpack(l.o, 0, l.o.out);
-    c.p = unpack(l.gate, 0, model.f);
-    c.q = unpack(l.gate, model.f, model.f);
-    c.down = unpack(l.down, 0, l.down.out);
-    layers_.push_back(std::move(c));
-  }
-  head_ = unpack(model.source->head, 0, model.vocab);
+  for (idx l = 0; l < model.layers_count; ++l)
+    layers_.push_back({unpack(Matrix::f, l), unpack(Matrix::i, l), unpack(Matrix::g, l),
+                       unpack(Matrix::o, l), unpack(Matrix::p, l), unpack(Matrix::q, l),
+                       unpack(Matrix::down, l)});
+  head_ = unpack(Matrix::head, 0);
   x_.resize(size(model.d));
   z_.resize(size(widest));
   t_.resize(size(widest));
@@ -47,17 +39,15 @@ FixedNetwork::FixedNetwork(const Ctx& ctx, const FixedModel& model) : ctx_(ctx),
   sums_.resize(size(std::max(widest, model.vocab)));
 }
 
-CodeMatrix FixedNetwork::unpack(const PackedMatrix& w, idx first, idx rows) const {
-  CodeMatrix m;
-  m.out = rows;
-  m.in = w.in;
-  m.codes = Buffer<std::int8_t>(rows * w.in);
-  const std::size_t stride = ternary_row_bytes(w.format, w.in);
-  parallel_for(ctx_, rows, 1, [&](idx begin, idx end) {
-    for (idx r = begin; r < end; ++r)
-      unpack_row(w.format, w.rows + size(first + r) * stride, w.in, m.codes.data() + r * w.in);
+CodeMatrix FixedNetwork::unpack(Matrix matrix, idx layer) const {
+  CodeMatrix w;
+  w.out = model_->rows(matrix);
+  w.in = model_->inputs(matrix);
+  w.codes = Buffer<std::int8_t>(w.out * w.in);
+  parallel_for(ctx_, w.out, 1, [&](idx begin, idx end) {
+    for (idx r = begin; r < end; ++r) model_->trits(matrix, layer, r, w.codes.data() + r * w.in);
   });
-  return m;
+  return w;
 }
 
 Scalar FixedNetwork::squares(std::span<const std::int32_t> v, const Gains* g1) const {

@@ -39,10 +39,7 @@ class FixedNetwork {
   struct LayerCodes {
     CodeMatrix f, i, g, o, p, q, down;
   };
-  struct Statistics {
-    Scalar squares, maximum;
-  };
-  CodeMatrix unpack(const PackedMatrix& w, idx first, idx rows) const;
+  CodeMatrix unpack(Matrix matrix, idx layer) const;
   Scalar squares(std::span<const std::int32_t> v, const Gains* g1) const;
   Scalar quantize(std::span<const std::int32_t> v, const Gains& g12);  // to q_; the maximum
   void product(const CodeMatrix& w);                                   // q_ -> sums_

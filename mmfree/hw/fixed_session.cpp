@@ -20,7 +20,7 @@ std::span<const float> FixedSession::prefill(std::span<const std::int32_t> token
     if (tokens[t] < 0 || tokens[t] >= model_.vocab)
       fail(ErrorKind::usage,
            fmt::format("token at position {} is {}, expected 0..{} (the vocabulary of {})", t,
-                       tokens[t], model_.vocab - 1, model_.source->path));
+                       tokens[t], model_.vocab - 1, model_.name));
   for (std::size_t t = 0; t < tokens.size(); ++t)
     network_.step(tokens[t], state_, t + 1 == tokens.size());
   position_ += static_cast<idx>(tokens.size());

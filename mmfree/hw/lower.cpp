@@ -2,10 +2,13 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "mmfree/core/error.h"
+#include "mmfree/core/rng.h"
 #include "mmfree/io/safetensors.h"
+#include "mmfree/ternary/pack.h"
 
 namespace mmfree::hw {
 namespace {
@@ -61,6 +64,33 @@ void lower_embedding(const PackedModel& model, FixedModel& out) {
       out.embedding[static_cast<std::size_t>(v * out.d + k)] = static_cast<std::int16_t>(
           std::lround(std::ldexp(static_cast<double>(row[static_cast<std::size_t>(k)]), frac)));
   }
+}
+
+const PackedMatrix& packed_matrix(const PackedModel& model, Matrix matrix, idx layer) {
+  if (matrix == Matrix::head) return model.head;
+  const PackedLayer& l = model.layers[static_cast<std::size_t>(layer)];
+  switch (matrix) {
+    case Matrix::f:
+      return l.f;
+    case Matrix::i:
+      return l.i;
+    case Matrix::g:
+      return l.g;
+    case Matrix::o:
+      return l.o;
+    case Matrix::down:
+      return l.down;
+    default:
+      return l.gate;
+  }
+}
+
+void set_shape(FixedModel& m) {
+  m.d = m.config.hidden_size;
+  m.m = m.config.mixer_width();
+  m.f = m.config.mlp_width();
+  m.layers_count = m.config.num_hidden_layers;
+  m.vocab = m.config.vocab_size;
 }
 
 FixedLayer lower_layer(const PackedLayer& n, const FixedModel& model) {
@@ -128,12 +158,16 @@ FixedModel lower_model(const Ctx&, const PackedModel& model) {
   check_lowerable(model.config, model.path);
   FixedModel out;
   out.config = model.config;
-  out.source = &model;
-  out.d = model.config.hidden_size;
-  out.m = model.config.mixer_width();
-  out.f = model.config.mlp_width();
-  out.layers_count = model.config.num_hidden_layers;
-  out.vocab = model.config.vocab_size;
+  out.name = model.path;
+  out.sentencepiece = model.sentencepiece;
+  out.trits = [&model, f = model.config.mlp_width()](Matrix matrix, idx layer, idx row,
+                                                     std::int8_t* codes) {
+    const PackedMatrix& w = packed_matrix(model, matrix, layer);
+    const idx first = matrix == Matrix::q ? f : 0;  // the second half of the gate projection
+    const std::size_t stride = ternary_row_bytes(w.format, w.in);
+    unpack_row(w.format, w.rows + static_cast<std::size_t>(first + row) * stride, w.in, codes);
+  };
+  set_shape(out);
   lower_embedding(model, out);
   for (const PackedLayer& n : model.layers) out.layers.push_back(lower_layer(n, out));
   const Quantized norm = quantize(model.norm, nullptr, out.d);
@@ -141,6 +175,84 @@ FixedModel lower_model(const Ctx&, const PackedModel& model) {
   out.head_c = matrix_constant(model.head, head, &norm);
   out.head_g1 = norm.values;
   out.head_g = head.values;
+  return out;
+}
+
+idx FixedModel::rows(Matrix w) const {
+  switch (w) {
+    case Matrix::f:
+    case Matrix::i:
+    case Matrix::g:
+      return m;
+    case Matrix::p:
+    case Matrix::q:
+      return f;
+    case Matrix::head:
+      return vocab;
+    default:
+      return d;
+  }
+}
+
+idx FixedModel::inputs(Matrix w) const {
+  return w == Matrix::o ? m : w == Matrix::down ? f : d;
+}
+
+FixedModel random_fixed_model(const MatmulFreeConfig& config, std::uint64_t seed) {
+  check_lowerable(config, "random model");
+  FixedModel out;
+  out.config = config;
+  out.name = "random model";
+  set_shape(out);
+  out.trits = [seed, d = out.d, m = out.m, f = out.f](Matrix matrix, idx layer, idx row,
+                                                      std::int8_t* codes) {
+    const idx columns = matrix == Matrix::o ? m : matrix == Matrix::down ? f : d;
+    const std::uint64_t stream =
+        mix64(static_cast<std::uint64_t>(matrix) * 65536U + static_cast<std::uint64_t>(layer)) +
+        static_cast<std::uint64_t>(row);
+    for (idx k = 0; k < columns; k += 32) {  // 40 trits of 64 bits would do; 32 are simpler
+      std::uint64_t bits = random_bits(seed, stream, static_cast<std::uint64_t>(k));
+      for (idx j = k; j < std::min(k + 32, columns); ++j, bits /= 3)
+        codes[j] = static_cast<std::int8_t>(static_cast<int>(bits % 3) - 1);
+    }
+  };
+  std::uint64_t n = 0;
+  const auto random_vector = [&](idx size, int low, int high) {
+    Gains g(static_cast<std::size_t>(size));
+    for (std::int16_t& v : g)
+      v = static_cast<std::int16_t>(low + static_cast<int>(random_bits(seed, 1, n++) %
+                                                           static_cast<std::uint64_t>(high - low)));
+    return g;
+  };
+  const auto gain = [&](idx size) { return random_vector(size, 12000, 20000); };
+  // Of the size that gives products with ternary weights a deviation near 1 in 13 fraction bits.
+  const auto constant = [&](idx in) {
+    return scalar_from_double(
+        std::ldexp(0.05 / 127 * std::sqrt(static_cast<double>(in)), -kSquareShift));
+  };
+  out.embedding = random_vector(out.vocab * out.d, -20000, 20000);
+  out.embedding_shift = 2;
+  for (idx l = 0; l < out.layers_count; ++l) {
+    FixedLayer y;
+    y.attn_g1 = gain(out.d);
+    y.f_g = gain(out.d);
+    y.i_g = gain(out.d);
+    y.g_g = gain(out.d);
+    y.bound = random_vector(out.m, 0, 32767);
+    y.o_g1 = gain(out.m);
+    y.o_g = gain(out.m);
+    y.mlp_g1 = gain(out.d);
+    y.gate_g = gain(out.d);
+    y.down_g = gain(out.f);
+    y.f_c = y.i_c = y.p_c = constant(out.d);
+    y.o_c = constant(out.m);
+    y.down_c =
+        scalar_from_double(std::ldexp(0.05 / 127 * std::sqrt(static_cast<double>(out.f)), -14));
+    out.layers.push_back(std::move(y));
+  }
+  out.head_g1 = gain(out.d);
+  out.head_g = gain(out.d);
+  out.head_c = constant(out.d);
   return out;
 }
 

@@ -4,6 +4,7 @@
 // remains of all scales in one constant a matrix. This is the only place between a model and the
 // accelerator where floats are used.
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "mmfree/hw/fixed.h"
@@ -25,20 +26,33 @@ struct FixedLayer {
   Scalar f_c, i_c, o_c, p_c, down_c;
 };
 
+// The matrices of a layer in the order of the weight stream, and the head (layer 0).
+enum class Matrix { f, i, g, o, p, q, down, head };
+// Writes the ternary codes of one row (K). Safe to call from several threads at once.
+using TritSource = std::function<void(Matrix matrix, idx layer, idx row, std::int8_t* codes)>;
+
 struct FixedModel {
   MatmulFreeConfig config;
-  const PackedModel* source = nullptr;  // the ternary codes; must outlive this
+  std::string name;  // the file, for messages
+  std::string sentencepiece;
+  TritSource trits;
   idx d = 0, m = 0, f = 0, layers_count = 0, vocab = 0;
   std::vector<std::int16_t> embedding;  // (V, D), X = element << embedding_shift
   int embedding_shift = 0;
   std::vector<FixedLayer> layers;
   Gains head_g1, head_g;  // (D)
   Scalar head_c;
+
+  idx rows(Matrix w) const;
+  idx inputs(Matrix w) const;
 };
 
 // Throws a config Error for what the accelerator cannot do: widths that are not multiples of 64 or
 // above kMaxK, a tied head's table is fine, an embedding beyond the residual's range is not.
 FixedModel lower_model(const Ctx& ctx, const PackedModel& model);
+
+// Random weights, gains near 1: for cycles and for comparing simulators at any size without a file.
+FixedModel random_fixed_model(const MatmulFreeConfig& config, std::uint64_t seed);
 
 // Only the shape checks of the above.
 void check_lowerable(const MatmulFreeConfig& config, const std::string& name);
