@@ -34,7 +34,8 @@ class Stream {
   // Time at which the next beat is in the FIFO.
   Time arrival() {
     if (next_ == burst_last_) request();
-    return next_arrival();
+    const Time before = next_ == 0 ? 0 : taken_[(next_ - 1) % kRing];
+    return std::max(next_arrival(), before + 1);
   }
   void take(Time at) {
     taken_[next_ % kRing] = at;
@@ -53,13 +54,16 @@ class Stream {
     std::uint64_t at, beats;
     Time appended;
     Time requested = 0;
+    bool started = false;
   };
   void request() {
     while (runs_[run_].beats == 0) ++run_;
     Run& r = runs_[run_];
     const auto burst = static_cast<std::uint64_t>(core_.burst_beats);
     const std::uint64_t n = std::min({r.beats, burst, 64 - r.at % 64});  // never across 4 KiB
-    Time at = std::max(r.appended + 1, last_request_ + 1);
+    Time at = std::max(r.appended + core_.request, last_request_ + 1);
+    if (!r.started) at = std::max(at, last_request_ + 2);  // the run is loaded first
+    r.started = true;
     // Room in the FIFO for the whole burst, counting what is under way.
     const auto fifo = static_cast<std::uint64_t>(core_.fifo_beats);
     if (burst_last_ + n > fifo) at = std::max(at, taken_[(burst_last_ + n - fifo - 1) % kRing] + 1);
@@ -78,8 +82,8 @@ class Stream {
     if (r.beats == 0) r.requested = at;
   }
   Time next_arrival() const {
-    return static_cast<Time>(
-        std::ceil(start_ + static_cast<double>(next_ - burst_first_) / memory_.beats_per_cycle));
+    return core_.arrive + static_cast<Time>(std::ceil(
+                              start_ + static_cast<double>(next_ - burst_first_) / memory_.beats_per_cycle));
   }
   const CoreModel& core_;
   const MemoryModel& memory_;
@@ -255,6 +259,8 @@ class Core {
     for (int k = 0; k < u.n_writes; ++k) board_.writes[unit][u.writes[k]] = done;
   }
 
+  void skip() { ++now_; }
+
   void finish() {
     report.cycles = static_cast<std::uint64_t>(now_);
     report.beats = stream_.taken();
@@ -277,6 +283,7 @@ class Core {
   Time matrix(Time at, const Instruction& i) {
     const std::uint64_t groups = (i.field("rows") + kRows - 1) / kRows;
     Time t = at + c_.tile_start - 1;
+    Time last_row = t;
     for (std::uint64_t g = 0; g < groups; ++g, ++group_) {
       for (unsigned k = 0; k < i.len(); ++k) {
         const Time next = t + 1;
@@ -284,7 +291,7 @@ class Core {
         report.idle_memory += static_cast<std::uint64_t>(beat - next);
         const auto room = static_cast<std::uint64_t>(c_.result_groups);
         if (k + 1 == i.len() && group_ >= room) {
-          const Time free = left_[(group_ - room) % 64] + 1;
+          const Time free = left_[(group_ - room) % 64] - 1;
           if (free > beat) {
             report.idle_epilogue += static_cast<std::uint64_t>(free - beat);
             beat = free;
@@ -296,10 +303,11 @@ class Core {
       const Time start = std::max(t + c_.tile_depth, epilogue_free_);
       epilogue_free_ = start + kRows;
       left_[group_ % 64] = epilogue_free_;
+      last_row = start + static_cast<Time>((i.field("rows") - 1) % kRows);
     }
     report.weight_beats += groups * i.len();
     last_beat_ = t;
-    return epilogue_free_ + c_.epilogue_depth;
+    return last_row + c_.epilogue_depth;
   }
   const CoreModel& c_;
   Stream stream_;
@@ -320,7 +328,10 @@ CycleReport count_cycles(std::span<const Instruction> program, const Shape&, boo
   std::uint64_t count = 0, round = 0;
   for (std::size_t pc = 0; pc < program.size(); ++pc) {
     const Instruction& i = program[pc];
-    if ((i.flags() & kFLAG_LOGITS) != 0 && !with_logits) continue;
+    if ((i.flags() & kFLAG_LOGITS) != 0 && !with_logits) {
+      c.skip();
+      continue;
+    }
     c.issue(i);
     if (i.op() == Op::LOOP) {
       count = i.field("count");

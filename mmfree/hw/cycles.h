@@ -24,10 +24,12 @@ struct CoreModel {
   int bursts = 16;  // outstanding
   int run_queue = 4;
   int load_tail = 2;
-  int stat_tail = 8, quantize_tail = 6;
-  int multiply = 3, scale = 4, reciprocal = 20, root = 56;
-  int tile_start = 2, tile_depth = 13;
-  int epilogue_depth = 10;
+  int stat_tail = 8, quantize_tail = 8;
+  int multiply = 3, scale = 4, reciprocal = 20, root = 53;
+  int tile_start = 1, tile_depth = 7;
+  int epilogue_depth = 7;  // from a row's entry to what reads the written row
+  int request = 2;         // from a run's instruction to its first request
+  int arrive = 1;          // from the port into the FIFO
   int result_groups = 8;
   int loop = 2;
 };
