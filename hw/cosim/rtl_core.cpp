@@ -83,9 +83,11 @@ struct RtlCore::Impl {
     if (ask) {
       const std::uint64_t end = address + std::uint64_t{beats} * kBeatBytes;
       if (end > image.bytes().size())
-        fail(ErrorKind::numeric, fmt::format("the RTL reads {} beats at byte {}, outside the image", beats, address));
+        fail(ErrorKind::numeric,
+             fmt::format("the RTL reads {} beats at byte {}, outside the image", beats, address));
       if (address / kPageBytes != (end - 1) / kPageBytes)
-        fail(ErrorKind::numeric, fmt::format("the RTL's burst of {} beats at byte {} crosses 4 KiB", beats, address));
+        fail(ErrorKind::numeric,
+             fmt::format("the RTL's burst of {} beats at byte {} crosses 4 KiB", beats, address));
       bursts.push_back({address, beats, now + memory.latency});
     }
     ++cycle;
@@ -96,10 +98,14 @@ struct RtlCore::Impl {
     const idx n = static_cast<idx>(i.len()) * kLanes;
     const auto words = [](const auto& wide, idx count) {  // 32 elements of 32 bits a word
       std::vector<std::uint32_t> v(static_cast<std::size_t>(count));
-      for (idx k = 0; k < count; ++k) v[static_cast<std::size_t>(k)] = wide[static_cast<std::size_t>(k / 32)][static_cast<std::size_t>(k % 32)];
+      for (idx k = 0; k < count; ++k)
+        v[static_cast<std::size_t>(k)] =
+            wide[static_cast<std::size_t>(k / 32)][static_cast<std::size_t>(k % 32)];
       return v;
     };
-    const auto sum = [](const std::vector<std::uint32_t>& v) { return crc32c(0, v.data(), v.size() * 4); };
+    const auto sum = [](const std::vector<std::uint32_t>& v) {
+      return crc32c(0, v.data(), v.size() * 4);
+    };
     const auto reg = [&](std::uint64_t s) { return r.mmf_core__DOT__s_regs[s]; };
     switch (i.op()) {
       case Op::EMB:
@@ -107,7 +113,8 @@ struct RtlCore::Impl {
       case Op::LDC: {
         std::uint32_t crc = 0;
         for (unsigned k = 0; k < i.len(); ++k)
-          crc = crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(32) + k].data(), kBeatBytes);
+          crc =
+              crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(32) + k].data(), kBeatBytes);
         return crc;
       }
       case Op::LDS:
@@ -115,7 +122,10 @@ struct RtlCore::Impl {
       case Op::QNT: {
         std::uint32_t crc = 0;
         for (idx k = 0; k < n / kLanes; ++k)
-          crc = crc32c(crc, r.mmf_core__DOT__q_mem[i.dst() * bank_words(64) + static_cast<std::size_t>(k)].data(), 64);
+          crc = crc32c(
+              crc,
+              r.mmf_core__DOT__q_mem[i.dst() * bank_words(64) + static_cast<std::size_t>(k)].data(),
+              64);
         return crc;
       }
       case Op::STAT: {
@@ -137,7 +147,9 @@ struct RtlCore::Impl {
     Vmmf_core___024root& r = root();
     const auto rows = static_cast<std::size_t>(i.field("rows"));
     std::vector<std::int32_t> v(rows);
-    const auto extend = [](std::uint32_t x, int bits) { return static_cast<std::int32_t>(x << (32 - bits)) >> (32 - bits); };
+    const auto extend = [](std::uint32_t x, int bits) {
+      return static_cast<std::int32_t>(x << (32 - bits)) >> (32 - bits);
+    };
     switch (static_cast<unsigned>(i.field("epi"))) {
       case kEPI_SIGF:
       case kEPI_SILU:
@@ -145,17 +157,22 @@ struct RtlCore::Impl {
         break;
       case kEPI_STATE:
         for (std::size_t k = 0; k < rows; ++k)
-          v[k] = extend(r.mmf_core__DOT__h_mem[static_cast<std::size_t>(layer * image.shape().m) + k], kHBits);
+          v[k] =
+              extend(r.mmf_core__DOT__h_mem[static_cast<std::size_t>(layer * image.shape().m) + k],
+                     kHBits);
         break;
       case kEPI_SWISHG:
       case kEPI_MULT:
-        for (std::size_t k = 0; k < rows; ++k) v[k] = static_cast<std::int32_t>(r.mmf_core__DOT__z_mem[k / 32][k % 32]);
+        for (std::size_t k = 0; k < rows; ++k)
+          v[k] = static_cast<std::int32_t>(r.mmf_core__DOT__z_mem[k / 32][k % 32]);
         break;
       case kEPI_RESADD:
-        for (std::size_t k = 0; k < rows; ++k) v[k] = static_cast<std::int32_t>(r.mmf_core__DOT__x_mem[k / 32][k % 32]);
+        for (std::size_t k = 0; k < rows; ++k)
+          v[k] = static_cast<std::int32_t>(r.mmf_core__DOT__x_mem[k / 32][k % 32]);
         break;
       default:
-        v = {static_cast<std::int32_t>(r.mmf_core__DOT__best_row), extend(r.mmf_core__DOT__best_sum, kAccBits)};
+        v = {static_cast<std::int32_t>(r.mmf_core__DOT__best_row),
+             extend(r.mmf_core__DOT__best_sum, kAccBits)};
     }
     return crc32c(0, v.data(), v.size() * 4);
   }
@@ -171,14 +188,17 @@ struct RtlCore::Impl {
       if (((top.retire_o >> u) & 1U) == 0) continue;
       const auto pc = static_cast<std::size_t>((top.retire_pc_o >> (16 * u)) & 0xffffU);
       if (expected[u].empty())
-        fail(ErrorKind::numeric, fmt::format("the RTL retires instruction {}, and the simulator none of this unit", pc));
+        fail(
+            ErrorKind::numeric,
+            fmt::format("the RTL retires instruction {}, and the simulator none of this unit", pc));
       const Retired e = expected[u].front();
       expected[u].pop_front();
       const Instruction& i = image.program()[e.pc];
       const std::uint32_t found = pc == e.pc ? digest(i, e.layer) : 0;
       if (pc != e.pc || found != e.digest)
         fail(ErrorKind::numeric,
-             fmt::format("the RTL differs from the simulator at cycle {}: instruction {} of layer {}, {}: expected {:08x}, got "
+             fmt::format("the RTL differs from the simulator at cycle {}: instruction {} of layer "
+                         "{}, {}: expected {:08x}, got "
                          "instruction {} with {:08x}",
                          cycle, e.pc, e.layer, disassemble(i), e.digest, pc, found));
       ++counters.compared;
@@ -186,13 +206,15 @@ struct RtlCore::Impl {
   }
 };
 
-RtlCore::RtlCore(const Image& image, const RtlMemory& memory) : impl_(std::make_unique<Impl>(image, memory)) {
+RtlCore::RtlCore(const Image& image, const RtlMemory& memory)
+    : impl_(std::make_unique<Impl>(image, memory)) {
   const Shape n = image.shape();
   const idx widest = std::max({n.d, n.m, n.f});
   if (widest > kWidth || n.layers * n.m > kStateSize || image.program().size() > kProgram)
-    fail(ErrorKind::config,
-         fmt::format("{}: vectors of {}, a state of {} and {} instructions; the compiled core has {}, {} and {}",
-                     image.name(), widest, n.layers * n.m, image.program().size(), kWidth, kStateSize, kProgram));
+    fail(ErrorKind::config, fmt::format("{}: vectors of {}, a state of {} and {} instructions; the "
+                                        "compiled core has {}, {} and {}",
+                                        image.name(), widest, n.layers * n.m,
+                                        image.program().size(), kWidth, kStateSize, kProgram));
   Impl& s = *impl_;
   s.top.clk_i = 0;
   s.top.rst_ni = 0;
@@ -214,7 +236,9 @@ RtlCore::RtlCore(const Image& image, const RtlMemory& memory) : impl_(std::make_
 
 RtlCore::~RtlCore() = default;
 
-const RtlCounters& RtlCore::counters() const { return impl_->counters; }
+const RtlCounters& RtlCore::counters() const {
+  return impl_->counters;
+}
 
 std::int32_t RtlCore::run(const TokenInput& input, bool with_logits, Machine* lockstep) {
   Impl& s = *impl_;
@@ -234,15 +258,18 @@ std::int32_t RtlCore::run(const TokenInput& input, bool with_logits, Machine* lo
   std::uint64_t last_sign = s.cycle;
   while (s.top.done_o == 0) {
     if (s.top.rvalid_i != 0 || s.top.retire_o != 0) last_sign = s.cycle;
-    if (s.cycle - last_sign > kQuiet) fail(ErrorKind::numeric, "the RTL hangs: no beat and no result for 1000000 cycles");
+    if (s.cycle - last_sign > kQuiet)
+      fail(ErrorKind::numeric, "the RTL hangs: no beat and no result for 1000000 cycles");
     s.clock();
     if (lockstep != nullptr) s.compare_retired();
   }
-  if (s.top.error_o != 0) fail(ErrorKind::numeric, "the RTL stopped at an instruction that it does not know");
+  if (s.top.error_o != 0)
+    fail(ErrorKind::numeric, "the RTL stopped at an instruction that it does not know");
   if (lockstep != nullptr)
     for (const auto& e : s.expected)
       if (!e.empty())
-        fail(ErrorKind::numeric, fmt::format("the RTL is done, and instruction {} has not retired", e.front().pc));
+        fail(ErrorKind::numeric,
+             fmt::format("the RTL is done, and instruction {} has not retired", e.front().pc));
   s.counters.cycles = s.top.cycles_o;
   s.counters.tile_beats = s.top.tile_beats_o;
   s.counters.wait_stream = s.top.wait_stream_o;

@@ -1,5 +1,5 @@
-// The RTL core against the instruction-set simulator, instruction by instruction, on random models of odd shapes and under
-// memories of different manners; and against the cycle model.
+// The RTL core against the instruction-set simulator, instruction by instruction, on random models
+// of odd shapes and under memories of different manners; and against the cycle model.
 #include "hw/cosim/rtl_core.h"
 
 #include <gtest/gtest.h>
@@ -27,7 +27,8 @@ struct TestImage {
     file = std::make_unique<ImageFile>(path);
   }
   ~TestImage() { std::filesystem::remove(path); }
-  std::filesystem::path path = std::filesystem::temp_directory_path() / ("mmfree_rtl_" + std::to_string(getpid()) + ".mmh");
+  std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("mmfree_rtl_" + std::to_string(getpid()) + ".mmh");
   std::unique_ptr<ImageFile> file;
 };
 
@@ -61,17 +62,20 @@ TEST(RtlCore, EqualsTheSimulatorAfterEveryInstruction) {
 }
 
 TEST(RtlCore, TakesTheCyclesOfTheCycleModel) {
-  const Case cases[] = {{128, 320, 2, 33, {}}, {512, 1536, 2, 600, {}}, {320, 832, 2, 257, {.latency = 30}}};
+  const Case cases[] = {
+      {128, 320, 2, 33, {}}, {512, 1536, 2, 600, {}}, {320, 832, 2, 257, {.latency = 30}}};
   for (const Case& c : cases) {
     const TestImage t(c.d, c.f, c.layers, c.vocab, 2);
     RtlCore core(t.file->image, c.memory);
     for (const bool logits : {true, false}) {
       core.run({1, true}, logits, nullptr);
-      const CycleReport model = count_cycles(t.file->image.program(), t.file->image.shape(), logits, {},
-                                             {.latency = c.memory.latency, .beats_per_cycle = 1});
+      const CycleReport model =
+          count_cycles(t.file->image.program(), t.file->image.shape(), logits, {},
+                       {.latency = c.memory.latency, .beats_per_cycle = 1});
       EXPECT_EQ(core.counters().tile_beats, model.weight_beats);
       const auto cycles = static_cast<double>(core.counters().cycles);
-      EXPECT_NEAR(cycles, static_cast<double>(model.cycles), 0.005 * cycles + 4) << c.d << " " << logits;
+      EXPECT_NEAR(cycles, static_cast<double>(model.cycles), 0.005 * cycles + 4)
+          << c.d << " " << logits;
     }
   }
 }

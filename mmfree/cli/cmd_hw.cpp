@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -17,6 +18,9 @@
 #include "mmfree/hw/report.h"
 #include "mmfree/model/packed.h"
 #include "mmfree/tokenizer/tokenizer.h"
+#ifdef MMFREE_HW
+#include "hw/cosim/rtl_core.h"
+#endif
 
 namespace mmfree {
 namespace {
@@ -69,89 +73,144 @@ int run_compile(Args args) {
   return 0;
 }
 
+// Advances one sequence by a token; the next one if it was wanted.
+struct Simulator {
+  std::string_view name;
+  std::function<std::int32_t(const hw::TokenInput&, bool wanted)> step;
+};
+
 struct RunResult {
   std::vector<std::int32_t> prompt, ids;
   std::string text;
   bool stopped_at_eos = false;
-  std::uint64_t beats = 0, instructions = 0;
 };
 
-RunResult run_image(const Ctx& ctx, const hw::Image& image, const std::string& prompt, idx tokens,
-                    bool ignore_eos, bool quiet) {
+struct RunOptions {
+  std::string prompt;
+  std::vector<std::int32_t> ids;  // instead of a text
+  idx tokens = 64;
+  bool ignore_eos = false;
+  bool quiet = false;
+};
+
+RunResult run_image(const Simulator& simulator, const hw::Image& image, const RunOptions& o) {
   RunResult r;
   const std::span<const std::byte> model = image.section(hw::Section::tokenizer);
-  if (model.empty())
-    fail(ErrorKind::usage, image.name() + ": the image has no tokenizer, and text needs one");
-  const Tokenizer tokenizer = Tokenizer::from_bytes(
-      {reinterpret_cast<const char*>(model.data()), model.size()}, image.name() + ": tokenizer");
   const hw::ImageHeader& h = image.header();
-  if (h.bos >= 0) r.prompt.push_back(h.bos);
-  for (const std::int32_t id : tokenizer.encode(prompt)) r.prompt.push_back(id);
+  std::optional<Tokenizer> tokenizer;
+  if (!model.empty())
+    tokenizer.emplace(Tokenizer::from_bytes(
+        {reinterpret_cast<const char*>(model.data()), model.size()}, image.name() + ": tokenizer"));
+  r.prompt = o.ids;
+  if (o.ids.empty()) {
+    if (!tokenizer)
+      fail(ErrorKind::usage, image.name() + ": the image has no tokenizer, and text needs one; " +
+                                 "--prompt-ids 1,2,3 does without");
+    if (h.bos >= 0) r.prompt.push_back(h.bos);
+    for (const std::int32_t id : tokenizer->encode(o.prompt)) r.prompt.push_back(id);
+  }
   if (r.prompt.empty())
     fail(ErrorKind::usage,
          "the prompt is empty and the model has no beginning-of-text token; give some text");
-  hw::Machine machine(ctx, image);
-  TextStream stream(tokenizer);
+  std::optional<TextStream> stream;
+  if (tokenizer) stream.emplace(*tokenizer);
+  const auto text_of = [&](std::int32_t id) {
+    return stream && id < tokenizer->vocab_size() ? stream->put(id) : std::string();
+  };
   const auto show = [&](const std::string& text) {
     r.text += text;
-    if (!quiet && (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
-                   std::fflush(stdout) != 0))
+    if (!o.quiet && (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
+                     std::fflush(stdout) != 0))
       fail_errno("write", "standard output");
   };
-  const auto count = [&] {
-    r.beats += machine.beats();
-    r.instructions += machine.instructions();
-  };
+  std::int32_t next = 0;
   for (std::size_t t = 0; t < r.prompt.size(); ++t) {
-    const hw::TokenInput input{r.prompt[t], t == 0};
-    machine.run({&input, 1}, t + 1 == r.prompt.size());
-    count();
-    if (r.prompt[t] < tokenizer.vocab_size()) stream.put(r.prompt[t]);
+    next = simulator.step({r.prompt[t], t == 0}, t + 1 == r.prompt.size());
+    text_of(r.prompt[t]);
   }
-  for (idx n = 0; n < tokens; ++n) {
-    const std::int32_t id = machine.next_token(0);
-    if (!ignore_eos && id == h.eos) {
+  for (idx n = 0; n < o.tokens; ++n) {
+    const std::int32_t id = next;
+    if (!o.ignore_eos && id == h.eos) {
       r.stopped_at_eos = true;
       break;
     }
     r.ids.push_back(id);
-    if (id < tokenizer.vocab_size()) show(stream.put(id));
-    if (n + 1 == tokens) break;
-    const hw::TokenInput input{id, false};
-    machine.run({&input, 1}, true);
-    count();
+    show(stream ? text_of(id) : fmt::format("{}{}", n > 0 ? "," : "", id));
+    if (n + 1 == o.tokens) break;
+    next = simulator.step({id, false}, true);
   }
-  show(stream.finish());
-  if (!quiet) std::fputc('\n', stdout);
+  if (stream) show(stream->finish());
+  if (!o.quiet) std::fputc('\n', stdout);
   return r;
 }
 
 int run_run(Args args) {
-  std::string path, prompt;
-  idx tokens = 64;
-  bool json = false, ignore_eos = false;
+  std::string path;
+  RunOptions o;
   Ctx ctx;
-  CLI::App app("Runs an image on the instruction-set simulator: the most likely token each time",
-               "mmfree hw run");
+  CLI::App app("Runs an image on a simulator, the most likely token each time", "mmfree hw run");
   app.add_option("IMAGE", path, "made by mmfree hw compile")->required();
-  app.add_option("--prompt", prompt, "text to continue");
-  app.add_option("-n,--tokens", tokens, "most tokens to generate")
+  CLI::Option* prompt = app.add_option("--prompt", o.prompt, "text to continue");
+  app.add_option("--prompt-ids", o.ids, "token ids instead of text: 1,2,3")
+      ->delimiter(',')
+      ->excludes(prompt);
+  app.add_option("-n,--tokens", o.tokens, "most tokens to generate")
       ->check(CLI::Range(idx{0}, idx{1} << 40))
       ->capture_default_str();
-  app.add_flag("--ignore-eos", ignore_eos, "go on after the end-of-text token");
-  app.add_flag("--json", json, "one JSON object");
+  app.add_flag("--ignore-eos", o.ignore_eos, "go on after the end-of-text token");
+  app.add_flag("--json", o.quiet, "one JSON object");
+#ifdef MMFREE_HW
+  bool rtl = false, free = false;
+  hw::RtlMemory memory;
+  app.add_flag("--rtl", rtl, "the RTL core, compared with the simulator after every instruction");
+  app.add_flag("--no-lockstep", free, "with --rtl: the RTL alone, quicker");
+  app.add_option("--latency", memory.latency, "of the RTL's memory: cycles to the first beat")
+      ->check(CLI::Range(1.0, 1e6))
+      ->capture_default_str();
+  app.add_option("--bandwidth", memory.beats_per_cycle, "of the RTL's memory: beats a cycle")
+      ->check(CLI::Range(0.001, 1.0))
+      ->capture_default_str();
+  app.add_option("--jitter", memory.jitter, "share of cycles in which that memory stalls")
+      ->check(CLI::Range(0.0, 0.99))
+      ->capture_default_str();
+#endif
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
   const hw::ImageFile file(path);
-  const RunResult r = run_image(ctx, file.image, prompt, tokens, ignore_eos, json);
-  if (json) {
-    const nlohmann::ordered_json j = {{"text", r.text},
-                                      {"prompt_ids", r.prompt},
-                                      {"ids", r.ids},
-                                      {"stopped_at_eos", r.stopped_at_eos},
-                                      {"simulator", "instructions"},
-                                      {"beats", r.beats},
-                                      {"instructions", r.instructions}};
+  hw::Machine machine(ctx, file.image);
+  nlohmann::ordered_json counters;
+  Simulator simulator = {"instructions", [&](const hw::TokenInput& input, bool wanted) {
+                           machine.run({&input, 1}, wanted);
+                           return machine.next_token(0);
+                         }};
+#ifdef MMFREE_HW
+  std::optional<hw::RtlCore> core;
+  if (rtl) {
+    core.emplace(file.image, memory);
+    simulator = {"RTL", [&](const hw::TokenInput& input, bool wanted) {
+                   return core->run(input, wanted, free ? nullptr : &machine);
+                 }};
+  }
+#endif
+  const RunResult r = run_image(simulator, file.image, o);
+#ifdef MMFREE_HW
+  if (core) {
+    const hw::RtlCounters& k = core->counters();
+    counters = {{"instructions_compared", k.compared},
+                {"last_token",
+                 {{"cycles", k.cycles},
+                  {"tile_beats", k.tile_beats},
+                  {"wait_stream", k.wait_stream},
+                  {"wait_results", k.wait_results}}}};
+  }
+#endif
+  if (o.quiet) {
+    nlohmann::ordered_json j = {{"text", r.text},
+                                {"prompt_ids", r.prompt},
+                                {"ids", r.ids},
+                                {"stopped_at_eos", r.stopped_at_eos},
+                                {"simulator", simulator.name}};
+    if (!counters.is_null()) j.update(counters);
     fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   }
   return 0;

@@ -82,8 +82,9 @@ class Stream {
     if (r.beats == 0) r.requested = at;
   }
   Time next_arrival() const {
-    return core_.arrive + static_cast<Time>(std::ceil(
-                              start_ + static_cast<double>(next_ - burst_first_) / memory_.beats_per_cycle));
+    return core_.arrive +
+           static_cast<Time>(std::ceil(start_ + static_cast<double>(next_ - burst_first_) /
+                                                    memory_.beats_per_cycle));
   }
   const CoreModel& core_;
   const MemoryModel& memory_;
