@@ -17,6 +17,9 @@ struct RooflineLoops {
 namespace scalar {
 extern const RooflineLoops roofline;
 }
+namespace neon {
+extern const RooflineLoops roofline;
+}
 namespace avx2 {
 extern const RooflineLoops roofline;
 }
@@ -32,6 +35,8 @@ inline constexpr Variant<const RooflineLoops*> roofline_variants[] = {
     {Isa::avx512, &avx512::roofline},
     {Isa::avxvnni, &avxvnni::roofline},
     {Isa::avx2, &avx2::roofline},
+#elif defined(__aarch64__)
+    {Isa::neon, &neon::roofline},
 #endif
     {Isa::scalar, &scalar::roofline}};
 

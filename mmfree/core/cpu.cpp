@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 #include <cstdlib>
@@ -26,6 +28,8 @@ std::string_view isa_name(Isa isa) {
   switch (isa) {
     case Isa::scalar:
       return "scalar";
+    case Isa::neon:
+      return "neon";
     case Isa::avx2:
       return "avx2";
     case Isa::avxvnni:
@@ -43,6 +47,8 @@ bool cpu_has(Isa isa) {
   switch (isa) {
     case Isa::scalar:
       return true;
+    case Isa::neon:
+      return false;
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("bmi2");
@@ -56,6 +62,9 @@ bool cpu_has(Isa isa) {
       return cpu_has(Isa::avx512) && __builtin_cpu_supports("avx512vbmi");
   }
   return false;
+#elif defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kDotProduct = 1UL << 20;  // HWCAP_ASIMDDP
+  return isa == Isa::scalar || (isa == Isa::neon && (getauxval(AT_HWCAP) & kDotProduct) != 0);
 #else
   return isa == Isa::scalar;
 #endif
@@ -70,8 +79,9 @@ Isa detect() {
         fail(ErrorKind::usage, std::string("MMFREE_ISA=") + forced + ": this CPU lacks it");
       return isa;
     }
-    fail(ErrorKind::usage, std::string("MMFREE_ISA=") + forced +
-                               ": unknown; expected scalar, avx2, avxvnni, avx512 or avx512vbmi");
+    fail(ErrorKind::usage,
+         std::string("MMFREE_ISA=") + forced +
+             ": unknown; expected scalar, neon, avx2, avxvnni, avx512 or avx512vbmi");
   }
   Isa best = Isa::scalar;
   for (const Isa isa : kAllIsas)

@@ -1,6 +1,7 @@
 #include "mmfree/model/matmulfree_infer.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 
@@ -92,25 +93,28 @@ class Worker {
     float* x = s_.x.data();
     // Token mixer: x += o_proj(gated_norm(g, h))
     quantize(x, config_.hidden_size, n.attn_norm, {n.i_norm, n.f_norm, n.g_in_norm});
-    over_blocks(m, [&](idx b) { mixer_in(w, n, layer, b); });
+    over_blocks(m, {m, {n.g_norm, n.o_norm}}, [&](idx b) { mixer_in(w, n, layer, b); });
     touch(w.o);
     team_.sync();
     lap(&StageSeconds::mixer_in);
     gate_and_quantize(n, m);
-    over_blocks(w.o.out, [&](idx b) { add_product(w.o, b); });
+    over_blocks(w.o.out, {config_.hidden_size, {n.mlp_norm, n.gate_norm}},
+                [&](idx b) { add_product(w.o, b); });
     touch(w.p);
     team_.sync();
     lap(&StageSeconds::mixer_out);
 
     // Channel mixer: x += down_proj(silu(p) * q)
     quantize(x, config_.hidden_size, n.mlp_norm, {n.gate_norm});
-    over_blocks(w.p.out, [&](idx b) { mlp_in(w, b); });
+    over_blocks(w.p.out, {config_.mlp_width(), {n.down_norm}}, [&](idx b) { mlp_in(w, b); });
     touch(w.down);
     team_.sync();
     lap(&StageSeconds::mlp_in);
     quantize(s_.z.data(), config_.mlp_width(), nullptr, {n.down_norm});
-    over_blocks(w.down.out, [&](idx b) { add_product(w.down, b); });
-    touch(layer + 1 < config_.num_hidden_layers ? (&w + 1)->i : p_.model.head);
+    const bool last = layer + 1 == config_.num_hidden_layers;
+    over_blocks(w.down.out, {config_.hidden_size, last ? gains_of_head() : gains_of_mixer((&n)[1])},
+                [&](idx b) { add_product(w.down, b); });
+    touch(last ? p_.model.head : (&w)[1].i);
     team_.sync();
     lap(&StageSeconds::mlp_out);
   }
@@ -119,6 +123,8 @@ class Worker {
     const idx m = config_.mixer_width();
     const idx c0 = b * kBlockOutputs;
     const idx n_channels = std::min(kBlockOutputs, m - c0);
+    if (p_.sequence != nullptr) prefetch(p_.sequence->layer(layer), c0, c0 + n_channels);
+    prefetch(n.bound, c0, c0 + n_channels);
     product(w.i, b, 0, own_.y[0].data(), kBlockOutputs);
     product(w.f, b, 1, own_.y[1].data(), kBlockOutputs);
     product_to(w.g, b, 2, s_.g.data(), own_.y[2].data());
@@ -176,7 +182,7 @@ class Worker {
     const idx d = config_.hidden_size;
     rows_ -= p_.first_logit;
     quantize(s_.x.data() + p_.first_logit * d, d, base.norm, {base.head_norm});
-    over_blocks(p_.model.head.out, [&](idx b) {
+    over_blocks(p_.model.head.out, {}, [&](idx b) {
       product_to(p_.model.head, b, 0, s_.logits.data(), own_.y[0].data());
     });
     team_.sync();
@@ -235,10 +241,36 @@ class Worker {
 
   // ---- products
 
+  // The gains that the norm after a stage will read, each `width` long; null ones are skipped.
+  struct Gains {
+    idx width = 0;
+    std::array<const float*, 4> of = {};
+  };
+  static std::array<const float*, 4> gains_of_mixer(const PackedLayer& n) {
+    return {n.attn_norm, n.i_norm, n.f_norm, n.g_in_norm};
+  }
+  std::array<const float*, 4> gains_of_head() const {
+    return {p_.model.base.norm, p_.model.base.head_norm};
+  }
+
+  // This thread's blocks of a stage. Between them the gains of the next norm come nearer, which
+  // weights that stream through have pushed out to memory since the last token.
   template <class F>
-  void over_blocks(idx out, const F& f) {
+  void over_blocks(idx out, const Gains& next, const F& f) {
     const idx blocks = tile_blocks(out);
-    for (idx b = team_.begin(blocks); b < team_.end(blocks); ++b) f(b);
+    const idx first = team_.begin(blocks), n = team_.end(blocks) - first;
+    for (idx b = 0; b < n; ++b) {
+      if (alone())
+        for (const float* gain : next.of)
+          prefetch(gain, b * next.width / n, (b + 1) * next.width / n);
+      f(first + b);
+    }
+  }
+
+  // The cache lines of v[begin, end) towards the second-level cache.
+  static void prefetch(const float* v, idx begin, idx end) {
+    if (v == nullptr) return;
+    for (idx k = begin; k < end; k += 16) __builtin_prefetch(v + k, 0, 2);
   }
 
   // y (R, 64) of block b; `k` says which codes.

@@ -1,7 +1,7 @@
 #pragma once
 // Source of all variants: plain loops over rows, compiled once per instruction set. Values are
 // recomputed from x in each pass over a row instead of being stored: the row is in the first-level
-// cache and multiplications are free there.
+// cache and multiplications are free there. One pass finds the maxima of all projections.
 #include "mmfree/core/fastmath.h"
 #include "mmfree/ops/rmsnorm_quant/rmsnorm_quant.h"
 
@@ -10,46 +10,58 @@ namespace {
 
 // round(v), halves away from zero, for |v| <= 127 and a rounding error: the scale makes sure of
 // that, so there is nothing to clamp (a clamp would only be jumped around and keep the loop from
-// vectorising). A row that is not finite gets codes without meaning and a scale that is not finite
-// either, which makes its outputs NaN.
+// vectorising). Adding the largest float below a half and cutting is exact there; a half itself
+// would round the float before 0.5 up. A row that is not finite gets codes without meaning and a
+// scale that is not finite either, which makes its outputs NaN.
 inline std::int32_t quantise(float v) {
-  const auto whole = static_cast<std::int32_t>(v);
-  // Twice the remainder, exact, towards zero: 1 from a half up, -1 from minus a half down.
-  const auto rest = static_cast<std::int32_t>(2.0F * (v - static_cast<float>(whole)));
-  return static_cast<std::int32_t>(static_cast<std::uint32_t>(whole) +
-                                   static_cast<std::uint32_t>(rest));
+  constexpr std::uint32_t kBelowHalf = 0x3effffff;
+  const std::uint32_t sign = __builtin_bit_cast(std::uint32_t, v) & 0x80000000U;
+  return static_cast<std::int32_t>(v + __builtin_bit_cast(float, kBelowHalf | sign));
 }
 
-// One row of one projection: y = x * rstd0 * outer * rstd1 * gain (no outer norm: x * rstd1 *
-// gain).
+// u * rstd1 of one row, what all projections share: x * rstd0 * outer * rstd1 (no outer norm:
+// x * rstd1).
+template <bool kOuter>
 struct RowNorm {
   const float* x;
   const float* outer;
   float rstd0;
-  const float* gain;
   float rstd1;
+  float operator()(idx k) const { return (kOuter ? x[k] * rstd0 * outer[k] : x[k]) * rstd1; }
 };
 
-template <bool kOuter>
-inline float normed(const RowNorm& a, idx k) {
-  const float u = kOuter ? a.x[k] * a.rstd0 * a.outer[k] : a.x[k];
-  return u * a.rstd1 * a.gain[k];
+// largest[p] = max |row(k) * gain[p][k]|, compared as integers: floats of one sign are ordered like
+// their bits.
+template <int P, class Row>
+inline void row_maxima(const Row row, idx n, const float* const* gain, float* largest) {
+  const float* g[P];
+  std::int32_t top[P] = {};
+  for (int p = 0; p < P; ++p) g[p] = gain[p];
+  for (idx k = 0; k < n; ++k) {
+    const float v = row(k);
+    for (int p = 0; p < P; ++p) {
+      const std::int32_t bits = __builtin_bit_cast(std::int32_t, v * g[p][k]) & 0x7fffffff;
+      top[p] = bits > top[p] ? bits : top[p];
+    }
+  }
+  for (int p = 0; p < P; ++p) largest[p] = __builtin_bit_cast(float, top[p]);
 }
 
-// q[k] = round(y * scale); returns the sum of the codes. The restrict matters: stores through int8*
-// may alias anything.
-template <bool kOuter>
-inline std::int32_t quantise_row(const RowNorm row, idx n, float scale, std::int8_t* __restrict q) {
+// q[k] = round(row(k) * gain[k] * scale); returns the sum of the codes. The restrict matters:
+// stores through int8* may alias anything.
+template <class Row>
+inline std::int32_t quantise_row(const Row row, idx n, const float* gain, float scale,
+                                 std::int8_t* __restrict q) {
   std::int32_t total = 0;
   for (idx k = 0; k < n; ++k) {
-    const std::int32_t code = quantise(normed<kOuter>(row, k) * scale);
+    const std::int32_t code = quantise(row(k) * gain[k] * scale);
     q[k] = static_cast<std::int8_t>(code);
     total += code;
   }
   return total;
 }
 
-template <bool kOuter>
+template <int P, bool kOuter>
 inline void forward_row(const RmsnormQuant& a, idx r) {
   const idx n = a.width;
   const idx stride = code_stride(n);
@@ -68,25 +80,37 @@ inline void forward_row(const RmsnormQuant& a, idx r) {
   if (a.inner_rstd != nullptr) a.inner_rstd[r] = rstd1;
   const float poison =
       squares - squares;  // 0; NaN if the row is not finite, which the maximum below would hide
-  for (int p = 0; p < a.projections; ++p) {
-    const RowNorm row{x, outer, rstd0, a.gain[p], rstd1};
-    float largest =
-        canonical_max(n, [=](idx k) { return __builtin_fabsf(normed<kOuter>(row, k)); });
-    largest = largest > 1e-5F ? largest : 1e-5F;
+  const RowNorm<kOuter> row{x, outer, rstd0, rstd1};
+  float largest[P];
+  row_maxima<P>(row, n, a.gain, largest);
+  for (int p = 0; p < P; ++p) {
+    const float top = largest[p] > 1e-5F ? largest[p] : 1e-5F;
     std::int8_t* q = a.codes[p].q + r * stride;
-    a.codes[p].sum[r] = quantise_row<kOuter>(row, n, 127.0F / largest, q);
-    a.codes[p].scale[r] = largest / 127.0F + poison;
+    a.codes[p].sum[r] = quantise_row(row, n, a.gain[p], 127.0F / top, q);
+    a.codes[p].scale[r] = top / 127.0F + poison;
     for (idx k = n; k < stride; ++k) q[k] = 0;
   }
 }
 
-inline void forward_rows(const RmsnormQuant& a, idx begin, idx end) {
+template <int P>
+inline void forward_rows_of(const RmsnormQuant& a, idx begin, idx end) {
   for (idx r = begin; r < end; ++r) {
     if (a.outer != nullptr) {
-      forward_row<true>(a, r);
+      forward_row<P, true>(a, r);
     } else {
-      forward_row<false>(a, r);
+      forward_row<P, false>(a, r);
     }
+  }
+}
+
+inline void forward_rows(const RmsnormQuant& a, idx begin, idx end) {
+  switch (a.projections) {
+    case 1:
+      return forward_rows_of<1>(a, begin, end);
+    case 2:
+      return forward_rows_of<2>(a, begin, end);
+    default:
+      return forward_rows_of<3>(a, begin, end);
   }
 }
 

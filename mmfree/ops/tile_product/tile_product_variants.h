@@ -8,6 +8,9 @@ namespace mmfree {
 namespace scalar {
 void tile_product(const TileProduct& a) noexcept;
 }
+namespace neon {
+void tile_product(const TileProduct& a) noexcept;
+}
 namespace avx2 {
 void tile_product(const TileProduct& a) noexcept;
 }
@@ -27,6 +30,8 @@ inline constexpr Variant<TileProductFn> tile_product_variants[] = {
     {Isa::avx512, avx512::tile_product},
     {Isa::avxvnni, avxvnni::tile_product},
     {Isa::avx2, avx2::tile_product},
+#elif defined(__aarch64__)
+    {Isa::neon, neon::tile_product},
 #endif
     {Isa::scalar, scalar::tile_product}};
 
