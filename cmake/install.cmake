@@ -7,7 +7,7 @@ install(TARGETS mmfree_lib EXPORT mmfree-targets ARCHIVE DESTINATION ${CMAKE_INS
 install(TARGETS mmfree RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/mmfree DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
   FILES_MATCHING PATTERN "*.h"
-  PATTERN "*_kernels.h" EXCLUDE PATTERN "*_variants.h" EXCLUDE PATTERN "*_reference.h" EXCLUDE PATTERN "cli" EXCLUDE)
+  PATTERN "*_kernels.h" EXCLUDE PATTERN "*_variants.h" EXCLUDE PATTERN "*_reference.h" EXCLUDE PATTERN "cli" EXCLUDE PATTERN "hw" EXCLUDE)
 install(EXPORT mmfree-targets NAMESPACE mmfree:: DESTINATION ${config_dir})
 
 file(WRITE ${PROJECT_BINARY_DIR}/mmfree-config.cmake [[

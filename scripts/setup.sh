@@ -2,8 +2,10 @@
 # Installs the Debian packages that are missing: what the build, the tests and the quick start's text need.
 # Changes nothing, and asks for nothing, when all are there. As root, or with sudo.
 #
-# usage: scripts/setup.sh [--checks] [--arm64]     --checks: also what the file-format and source-format checks need
-#                                                 --arm64: also the cross compiler and the emulator for 64-bit ARM
+# usage: scripts/setup.sh [--checks] [--hw] [--arm64]
+#   --checks: also what the file-format and source-format checks need
+#   --hw: also what simulates, proves and synthesises the accelerator
+#   --arm64: also the cross compiler and the emulator for 64-bit ARM
 set -eu
 
 # Compiler and build tools; libraries; plots; the quick start's text.
@@ -16,9 +18,10 @@ packages="g++ cmake ninja-build pkg-config git ca-certificates
 for argument in "$@"; do
   case $argument in
     --checks) packages="$packages python3-venv python3-pip clang-format" ;;
+    --hw) packages="$packages verilator iverilog yosys z3" ;;
     --arm64) packages="$packages g++-aarch64-linux-gnu qemu-user" ;;
     *)
-      echo "setup.sh: unknown option '$argument' (expected: --checks, --arm64)" >&2
+      echo "setup.sh: unknown option '$argument' (expected: --checks, --hw, --arm64)" >&2
       exit 2
       ;;
   esac

@@ -8,11 +8,12 @@
 #include "mmfree/core/error.h"
 #include "mmfree/core/file.h"
 #include "mmfree/eval/text_eval.h"
+#include "mmfree/hw/fixed_session.h"
 
 namespace mmfree {
 
 int cmd_eval(Args args) {
-  std::string model_path, text_path;
+  std::string model_path, text_path, numerics = "integer";
   idx window = 0;
   bool json = false;
   Ctx ctx;
@@ -24,6 +25,7 @@ int cmd_eval(Args args) {
                  "forget everything every N tokens; 0: carry the state through the file")
       ->check(CLI::Range(idx{0}, idx{1} << 40))
       ->capture_default_str();
+  add_numerics_option(app, numerics);
   app.add_flag("--json", json, "one JSON object");
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
@@ -32,20 +34,40 @@ int cmd_eval(Args args) {
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
                               file.bytes().size());
   if (text.empty()) fail(ErrorKind::usage, text_path + ": the file is empty, expected text");
-  const TiledModel model = load_with_progress(ctx, model_path);
-  if (model.base.sentencepiece.empty())
-    fail(ErrorKind::usage, model.base.path + ": there is no tokenizer.model, and text needs one");
-  const Tokenizer tokenizer =
-      Tokenizer::from_bytes(model.base.sentencepiece, model.base.path + ": tokenizer");
-  TextScore score;
-  {
+  const auto score_with = [&](const PackedModel& base, const auto& network) {
+    if (base.sentencepiece.empty())
+      fail(ErrorKind::usage, base.path + ": there is no tokenizer.model, and text needs one");
+    const Tokenizer tokenizer =
+        Tokenizer::from_bytes(base.sentencepiece, base.path + ": tokenizer");
     ProgressLine line("eval");
-    score = score_text(ctx, model, tokenizer, text, window, line.sink());
+    return network(tokenizer, line.sink());
+  };
+  TextScore score;
+  if (numerics == "fixed") {
+    const PackedModel model = load_packed(ctx, model_path);
+    score = score_with(model, [&](const Tokenizer& tokenizer, const Progress& progress) {
+      hw::FixedSession session(ctx, model);
+      const LogitsFunction network = [&](std::span<const std::int32_t> tokens, bool restart,
+                                         float* logits) {
+        if (restart) session.restart();
+        for (const std::int32_t token : tokens) {
+          const std::span<const float> row = session.step(token);
+          logits = std::copy(row.begin(), row.end(), logits);
+        }
+      };
+      return score_text(ctx, model.config, model.path, network, tokenizer, text, window, progress);
+    });
+  } else {
+    const TiledModel model = load_with_progress(ctx, model_path);
+    score = score_with(model.base, [&](const Tokenizer& tokenizer, const Progress& progress) {
+      return score_text(ctx, model, tokenizer, text, window, progress);
+    });
   }
   if (json) {
     const nlohmann::ordered_json j = {{"model", model_path},
                                       {"text", text_path},
                                       {"window", window},
+                                      {"numerics", numerics},
                                       {"bytes", score.bytes},
                                       {"tokens", score.tokens},
                                       {"nll", score.nll},

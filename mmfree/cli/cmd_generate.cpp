@@ -16,6 +16,7 @@
 #include "mmfree/core/error.h"
 #include "mmfree/generate/sampler.h"
 #include "mmfree/generate/session.h"
+#include "mmfree/hw/fixed_session.h"
 #include "mmfree/tokenizer/tokenizer.h"
 
 namespace mmfree {
@@ -28,7 +29,7 @@ double seconds_since(Clock::time_point start) {
 }
 
 struct Options {
-  std::string model, prompt, prompt_ids;
+  std::string model, prompt, prompt_ids, numerics = "integer";
   idx tokens = 128;
   SamplerOptions sampler;
   bool ignore_eos = false;
@@ -73,11 +74,11 @@ void put_text(const std::string& text) {
     fail_errno("write", "standard output");
 }
 
-Result run(const Ctx& ctx, const Options& o) {
+// `open` makes the Session or hw::FixedSession when the prompt is known to be good.
+template <class Open>
+Result run_session(const Options& o, const PackedModel& model, Clock::time_point start,
+                   const Open& open) {
   Result r;
-  const Clock::time_point start = Clock::now();
-  const TiledModel tiled = load_with_progress(ctx, o.model);
-  const PackedModel& model = tiled.base;
   const MatmulFreeConfig& c = model.config;
   std::optional<Tokenizer> tokenizer;
   if (!model.sentencepiece.empty()) {
@@ -104,7 +105,7 @@ Result run(const Ctx& ctx, const Options& o) {
       fail(ErrorKind::usage,
            "the prompt is empty and the model has no beginning-of-text token; give some text");
   }
-  Session session(ctx, tiled);
+  auto session = open();
   RecentTokens recent(c.vocab_size, o.sampler.repetition_window);
   std::vector<Candidate> scratch;
   r.load_s = seconds_since(start);
@@ -148,6 +149,16 @@ Result run(const Ctx& ctx, const Options& o) {
   if (stream) show(stream->finish());
   if (!o.json) put_text("\n");
   return r;
+}
+
+Result run(const Ctx& ctx, const Options& o) {
+  const Clock::time_point start = Clock::now();
+  if (o.numerics == "fixed") {
+    const PackedModel model = load_packed(ctx, o.model);
+    return run_session(o, model, start, [&] { return hw::FixedSession(ctx, model); });
+  }
+  const TiledModel model = load_with_progress(ctx, o.model);
+  return run_session(o, model.base, start, [&] { return Session(ctx, model); });
 }
 
 double rate(std::size_t tokens, double seconds) {
@@ -205,6 +216,7 @@ int cmd_generate(Args args) {
       ->capture_default_str();
   app.add_option("--seed", o.sampler.seed, "the same seed gives the same text")
       ->capture_default_str();
+  add_numerics_option(app, o.numerics);
   app.add_flag("--ignore-eos", o.ignore_eos, "go on after the end-of-text token");
   app.add_flag("--echo", o.echo, "print the prompt too");
   app.add_flag("--json", o.json, "one JSON object with text, ids and measurements");

@@ -9,6 +9,7 @@
 #include "mmfree/cli/options.h"
 #include "mmfree/cli/progress_line.h"
 #include "mmfree/core/error.h"
+#include "mmfree/hw/fixed_session.h"
 #include "mmfree/io/safetensors.h"
 #include "mmfree/model/matmulfree_infer.h"
 #include "mmfree/model/matmulfree_reference.h"
@@ -116,6 +117,25 @@ void run_reference(const Ctx& ctx, const LatentModel& model, const IdsFile& in,
   out.commit();
 }
 
+void run_fixed(const Ctx& ctx, const PackedModel& model, const IdsFile& in, const Wanted& wanted,
+               const std::filesystem::path& out_path) {
+  if (wanted.hidden || wanted.states || !in.mask.empty())
+    fail(ErrorKind::usage,
+         "logits: --numerics fixed gives logits only, without --hidden, --states and "
+         "attention_mask");
+  hw::FixedSession session(ctx, model);
+  SafetensorsWriter out(out_path, output_tensors(model.config, in, wanted));
+  for (idx b = 0; b < in.batch; ++b) {
+    session.restart();
+    for (idx t = 0; t < in.length; ++t) {
+      const std::span<const float> row =
+          session.step(in.ids[static_cast<std::size_t>(b * in.length + t)]);
+      write_floats(out, "logits", row.data(), static_cast<idx>(row.size()));
+    }
+  }
+  out.commit();
+}
+
 // float32 files are re-enacted in float32; others as the reference's inference script runs them, in
 // half.
 Rounding reference_rounding(const std::string& dtype, const LatentModel& model) {
@@ -144,8 +164,8 @@ int cmd_logits(Args args) {
   app.add_flag("--states", wanted.states, "also write the final state.layerN");
   app.add_option("--numerics", numerics,
                  "integer: int8 times ternary, exact; reference: the reference implementation's "
-                 "rounding points")
-      ->check(CLI::IsMember({"integer", "reference"}))
+                 "rounding points; fixed: integers only, as the accelerator")
+      ->check(CLI::IsMember({"integer", "reference", "fixed"}))
       ->capture_default_str();
   app.add_option(
          "--reference-dtype", reference_dtype,
@@ -161,6 +181,9 @@ int cmd_logits(Args args) {
     const LatentModel model = open_latent(model_path);
     const IdsFile in = read_ids_file(ids_path, model.config.vocab_size);
     run_reference(ctx, model, in, wanted, reference_rounding(reference_dtype, model), out_path);
+  } else if (numerics == "fixed") {
+    const PackedModel model = load_packed(ctx, model_path);
+    run_fixed(ctx, model, read_ids_file(ids_path, model.config.vocab_size), wanted, out_path);
   } else {
     const TiledModel model = load_with_progress(ctx, model_path);
     const IdsFile in = read_ids_file(ids_path, model.base.config.vocab_size);

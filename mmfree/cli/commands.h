@@ -15,6 +15,7 @@ int cmd_eval(Args args);
 int cmd_bench(Args args);
 int cmd_convert(Args args);
 int cmd_inspect(Args args);
+int cmd_hw(Args args);
 int cmd_plot(Args args);
 int cmd_train(Args args);
 int cmd_data(Args args);

@@ -27,6 +27,7 @@ constexpr Command kCommands[] = {
     {"bench", "measure speed against what this machine can do", cmd_bench},
     {"convert", "run directory to GGUF and back", cmd_convert},
     {"inspect", "configuration, tensors, bits per weight, memory", cmd_inspect},
+    {"hw", "program images, simulation and reports of the accelerator", cmd_hw},
     {"data", "prepare text for training", cmd_data},
     {"tokenizer", "train and use tokenizers", cmd_tokenizer},
 };

@@ -27,6 +27,14 @@ void add_threads_option(CLI::App& app, int& threads) {
       ->capture_default_str();
 }
 
+void add_numerics_option(CLI::App& app, std::string& numerics) {
+  app.add_option("--numerics", numerics,
+                 "integer: int8 times ternary, the rest in fp32; fixed: integers only, bit for bit "
+                 "what the accelerator computes")
+      ->check(CLI::IsMember({"integer", "fixed"}))
+      ->capture_default_str();
+}
+
 long long peak_rss_bytes() {
   struct rusage usage {};
   getrusage(RUSAGE_SELF, &usage);

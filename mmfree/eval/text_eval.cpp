@@ -22,12 +22,8 @@ constexpr std::size_t kPartBytes = std::size_t{64} << 10;
 // Gives the inputs and labels to the network in chunks that never straddle a window.
 class Scorer {
  public:
-  Scorer(const Ctx& ctx, const TiledModel& model, idx window)
-      : ctx_(ctx),
-        model_(model),
-        window_(window),
-        state_(model.base.config),
-        scratch_(model.base.config, kLogitRows, kLogitRows, ctx.threads) {}
+  Scorer(const Ctx& ctx, const LogitsFunction& logits, idx vocab, idx window)
+      : ctx_(ctx), logits_(logits), vocab_(vocab), window_(window), rows_(kLogitRows * vocab) {}
 
   // The next input token and the token that follows it.
   void add(std::int32_t input, std::int32_t label) {
@@ -41,15 +37,11 @@ class Scorer {
   void flush() {
     if (inputs_.empty()) return;
     const auto start = std::chrono::steady_clock::now();
-    if (window_ > 0 && seen_ % window_ == 0) reset(state_);
-    ForwardCall call;
-    call.tokens = inputs_;
-    call.logits = LogitRows::all;
-    forward(ctx_, model_, call, state_, scratch_);
+    logits_(inputs_, seen_ == 0 || (window_ > 0 && seen_ % window_ == 0), rows_.data());
     const auto rows = static_cast<idx>(inputs_.size());
     std::array<float, kLogitRows> nll{};
-    cross_entropy(ctx_, rows, model_.base.config.vocab_size, scratch_.logits.data(), labels_.data(),
-                  /*with_gradient=*/false, /*grad_scale=*/1, nll.data());
+    cross_entropy(ctx_, rows, vocab_, rows_.data(), labels_.data(), /*with_gradient=*/false,
+                  /*grad_scale=*/1, nll.data());
     for (idx r = 0; r < rows; ++r) {
       const float value = nll[static_cast<std::size_t>(r)];
       if (!std::isfinite(value))
@@ -69,10 +61,10 @@ class Scorer {
 
  private:
   const Ctx& ctx_;
-  const TiledModel& model_;
+  const LogitsFunction& logits_;
+  idx vocab_;
   idx window_;
-  SessionState state_;
-  InferScratch scratch_;
+  Buffer<float> rows_;  // (kLogitRows, V)
   std::vector<std::int32_t> inputs_, labels_;
   idx seen_ = 0;
   TextScore score_;
@@ -92,20 +84,39 @@ double TextScore::tokens_per_second() const {
 
 TextScore score_text(const Ctx& ctx, const TiledModel& model, const Tokenizer& tokenizer,
                      std::string_view text, idx window, const Progress& progress) {
+  const MatmulFreeConfig& config = model.base.config;
+  SessionState state(config);
+  InferScratch scratch(config, kLogitRows, kLogitRows, ctx.threads);
+  const LogitsFunction network = [&](std::span<const std::int32_t> tokens, bool restart,
+                                     float* logits) {
+    if (restart) reset(state);
+    ForwardCall call;
+    call.tokens = tokens;
+    call.logits = LogitRows::all;
+    call.sink = [&](idx first, idx rows, const float* y) {
+      std::copy_n(y, rows * config.vocab_size, logits + first * config.vocab_size);
+    };
+    forward(ctx, model, call, state, scratch);
+  };
+  return score_text(ctx, config, model.base.path, network, tokenizer, text, window, progress);
+}
+
+TextScore score_text(const Ctx& ctx, const MatmulFreeConfig& config, const std::string& model_name,
+                     const LogitsFunction& logits, const Tokenizer& tokenizer,
+                     std::string_view text, idx window, const Progress& progress) {
   if (text.empty()) fail(ErrorKind::usage, "the text is empty, expected at least one byte");
   if (window < 0)
     fail(ErrorKind::usage, fmt::format("window is {}, expected 0 (none) or more", window));
-  if (!model.base.config.bos_token_id)
+  if (!config.bos_token_id)
     fail(ErrorKind::usage,
-         fmt::format("{}: the model has no BOS token to predict the first token from",
-                     model.base.path));
-  if (tokenizer.vocab_size() > model.base.config.vocab_size)
+         fmt::format("{}: the model has no BOS token to predict the first token from", model_name));
+  if (tokenizer.vocab_size() > config.vocab_size)
     fail(ErrorKind::config,
          fmt::format(
              "{}: the tokenizer has {} tokens, the model {}; expected no more than the model",
-             model.base.path, tokenizer.vocab_size(), model.base.config.vocab_size));
-  Scorer scorer(ctx, model, window);
-  std::int32_t previous = static_cast<std::int32_t>(*model.base.config.bos_token_id);
+             model_name, tokenizer.vocab_size(), config.vocab_size));
+  Scorer scorer(ctx, logits, config.vocab_size, window);
+  std::int32_t previous = static_cast<std::int32_t>(*config.bos_token_id);
   std::uint64_t done = 0;
   for (const std::string_view part : tokenizer.split(text, kPartBytes)) {
     for (const std::int32_t token : tokenizer.encode(part)) {

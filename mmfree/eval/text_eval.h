@@ -1,6 +1,9 @@
 #pragma once
 // How well a model predicts a text: docs/evaluation.md states the rule.
 #include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
 #include <string_view>
 
 #include "mmfree/core/parallel.h"
@@ -25,6 +28,14 @@ struct TextScore {
 // token. Constant memory; progress in bytes of text. An empty text or a model without BOS token is
 // a usage Error.
 TextScore score_text(const Ctx& ctx, const TiledModel& model, const Tokenizer& tokenizer,
+                     std::string_view text, idx window, const Progress& progress = {});
+
+// The same with any network: `logits` continues its sequence by the tokens, after forgetting
+// everything if `restart`, and writes the logits (tokens, V).
+using LogitsFunction =
+    std::function<void(std::span<const std::int32_t> tokens, bool restart, float* logits)>;
+TextScore score_text(const Ctx& ctx, const MatmulFreeConfig& config, const std::string& model_name,
+                     const LogitsFunction& logits, const Tokenizer& tokenizer,
                      std::string_view text, idx window, const Progress& progress = {});
 
 }  // namespace mmfree

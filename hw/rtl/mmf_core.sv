@@ -1,0 +1,596 @@
+// The accelerator's core for one stream and one 512-bit port: sequencer with scoreboard, prefetcher, load unit, vector unit, scalar
+// unit, ternary tile and epilogue, and all activations and state in memories of its own. docs/hardware.md is the contract:
+// instructions issue in order, units overlap, hazards are between different units only.
+//
+// Host: write the program (prog_*), then for each token: token_i, fresh_i, logits_i with start_i; done_o pulses when HALT has
+// retired; token_o is the next token if logits_i was set. error_o stays set after an instruction that this core does not know.
+module mmf_core #(
+  parameter int Width     = 256,   // widest vector, a multiple of 64, at least 128
+  parameter int StateSize = 768,   // layers x mixer width
+  parameter int ProgramSize = 128,
+  parameter int FifoBeats = 256
+) (
+  input  logic         clk_i,
+  input  logic         rst_ni,
+  input  logic         prog_we_i,
+  input  logic [$clog2(ProgramSize)-1:0] prog_addr_i,
+  input  logic [127:0] prog_data_i,
+  input  logic         start_i,
+  input  logic [23:0]  token_i,
+  input  logic         fresh_i,
+  input  logic         logits_i,
+  input  logic [23:0]  mixer_i,    // mixer width: entries of H a layer has
+  output logic         busy_o,
+  output logic         done_o,
+  output logic         error_o,
+  output logic [23:0]  token_o,
+  // AXI4 read channel; byte addresses from the start of the image.
+  output logic         arvalid_o,
+  input  logic         arready_i,
+  output logic [37:0]  araddr_o,
+  output logic [7:0]   arlen_o,
+  input  logic         rvalid_i,
+  output logic         rready_o,
+  input  logic [511:0] rdata_i,
+  input  logic         rlast_i,
+  // Counters since start_i: cycles, beats taken by the tile, cycles in which the tile waits for the stream, for the epilogue.
+  output logic [47:0]  cycles_o,
+  output logic [47:0]  tile_beats_o,
+  output logic [47:0]  wait_stream_o,
+  output logic [47:0]  wait_results_o,
+  // Retirement, for whoever watches: one bit a unit (LD, VEC, SFU, TMM), with the instruction's address.
+  output logic [3:0]   retire_o,
+  output logic [63:0]  retire_pc_o
+);
+  localparam int PW = $clog2(ProgramSize);
+  localparam int EW = $clog2(Width);         // of an element
+  localparam int WW = EW - 5;                // of 32 elements
+  localparam int KW = EW - 6;                // of 64 codes
+  localparam int Depth = 1 << EW;            // banks lie at powers of two
+  localparam int HW = $clog2(StateSize);
+  localparam int RowW = 24;
+  localparam int NR = 42;                    // resources: X Z T H Q0 Q1 C0..C3 S0..S31
+  localparam int RX = 0, RZ = 1, RT = 2, RH = 3, RQ = 4, RC = 6, RS = 10;
+
+  // ---------------------------------------------------------------- memories
+  logic [1023:0] x_mem [0:Depth/32-1];
+  logic [1023:0] z_mem [0:Depth/32-1];
+  logic [17:0]   t_mem [0:Depth-1];
+  logic [23:0]   h_mem [0:StateSize-1];
+  logic [511:0]  q_mem [0:2*Depth/64-1];
+  logic [511:0]  c_mem [0:4*Depth/32-1];
+  logic [1023:0] s_regs;
+  logic [23:0]   best_row;
+  logic [127:0]  program_mem [0:ProgramSize-1];
+  logic [31:0]   x_bits_q, z_bits_q;
+
+  // ---------------------------------------------------------------- sequencer
+  logic run_q, error_q, done_q, fresh_q, logits_q;
+  logic [PW-1:0] pc_q;
+  logic [1:0] bubble_q;
+  logic [15:0] layer_q, count_q;
+  logic [HW-1:0] state_base_q;
+  logic [23:0] token_q;
+  logic [127:0] ins;
+  logic [7:0] op;
+  logic [2:0] unit;
+  logic skip, known;
+  assign ins = program_mem[pc_q];
+  assign op = ins[7:0];
+  assign skip = ins[mmf_isa_pkg::FLAGS_LSB] && !logits_q;
+
+  // Resources that the instruction reads and writes.
+  logic [NR-1:0] reads, writes;
+  logic [3:0] epi;
+  assign epi = ins[mmf_isa_pkg::F_TMM_EPI_LSB +: 4];
+  always_comb begin
+    reads = '0;
+    writes = '0;
+    unit = mmf_isa_pkg::UNIT_SEQ;
+    known = 1'b1;
+    case (op)
+      mmf_isa_pkg::OP_NOP, mmf_isa_pkg::OP_HALT, mmf_isa_pkg::OP_FENCE, mmf_isa_pkg::OP_LOOP, mmf_isa_pkg::OP_ENDL,
+      mmf_isa_pkg::OP_WST, mmf_isa_pkg::OP_TOK: ;
+      mmf_isa_pkg::OP_EMB: begin
+        unit = mmf_isa_pkg::UNIT_LD;
+        writes[RX] = 1'b1;
+      end
+      mmf_isa_pkg::OP_LDC: begin
+        unit = mmf_isa_pkg::UNIT_LD;
+        writes[RC + 32'(ins[17:16])] = 1'b1;
+      end
+      mmf_isa_pkg::OP_LDS: begin
+        unit = mmf_isa_pkg::UNIT_LD;
+        for (int k = 0; k < 16; k++) writes[RS + 32'(ins[20:16]) + k] = 1'b1;
+      end
+      mmf_isa_pkg::OP_STAT: begin
+        unit = mmf_isa_pkg::UNIT_VEC;
+        reads[ins[24] ? RZ : RX] = 1'b1;
+        reads[RC + 32'(ins[33:32])] = 1'b1;
+        if (ins[mmf_isa_pkg::F_STAT_MODE_LSB]) writes[RS + 32'(ins[20:16])] = 1'b1;
+        if (ins[mmf_isa_pkg::F_STAT_MODE_LSB + 1]) writes[RS + 32'(ins[mmf_isa_pkg::F_STAT_MX_LSB +: 5])] = 1'b1;
+      end
+      mmf_isa_pkg::OP_QNT: begin
+        unit = mmf_isa_pkg::UNIT_VEC;
+        reads[ins[24] ? RZ : RX] = 1'b1;
+        reads[RC + 32'(ins[33:32])] = 1'b1;
+        reads[RS + 32'(ins[mmf_isa_pkg::F_QNT_R_LSB +: 5])] = 1'b1;
+        writes[RQ + 32'(ins[16])] = 1'b1;
+      end
+      mmf_isa_pkg::OP_SFU: begin
+        unit = mmf_isa_pkg::UNIT_SFU;
+        reads[RS + 32'(ins[28:24])] = 1'b1;
+        if (ins[mmf_isa_pkg::F_SFU_FN_LSB + 1]) reads[RS + 32'(ins[36:32])] = 1'b1;
+        writes[RS + 32'(ins[20:16])] = 1'b1;
+      end
+      mmf_isa_pkg::OP_TMM: begin
+        unit = mmf_isa_pkg::UNIT_TMM;
+        reads[RQ + 32'(ins[24])] = 1'b1;
+        case (epi)
+          4'(mmf_isa_pkg::EPI_SIGF): begin
+            reads[RC + 32'(ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2])] = 1'b1;
+            reads[RS + 32'(ins[36:32])] = 1'b1;
+            writes[RT] = 1'b1;
+          end
+          4'(mmf_isa_pkg::EPI_STATE): begin
+            reads[RT] = 1'b1;
+            reads[RS + 32'(ins[36:32])] = 1'b1;
+            writes[RH] = 1'b1;
+          end
+          4'(mmf_isa_pkg::EPI_SWISHG): begin
+            reads[RH] = 1'b1;
+            writes[RZ] = 1'b1;
+          end
+          4'(mmf_isa_pkg::EPI_RESADD): begin
+            reads[RS + 32'(ins[36:32])] = 1'b1;
+            writes[RX] = 1'b1;
+          end
+          4'(mmf_isa_pkg::EPI_SILU): begin
+            reads[RS + 32'(ins[36:32])] = 1'b1;
+            writes[RT] = 1'b1;
+          end
+          4'(mmf_isa_pkg::EPI_MULT): begin
+            reads[RT] = 1'b1;
+            writes[RZ] = 1'b1;
+          end
+          4'(mmf_isa_pkg::EPI_ARGMAX): ;
+          default: known = 1'b0;
+        endcase
+      end
+      default: known = 1'b0;
+    endcase
+  end
+
+  // What units have under way. TMM: [tile] the matrix in the tile, [drain] the one before it, in the epilogue only.
+  logic [NR-1:0] ld_w, vec_r, vec_w, sfu_r, sfu_w, tile_r, tile_w, drain_r, drain_w;
+  logic ld_busy, vec_busy, sfu_busy, tile_busy, tile_open_q, drain_q;
+  logic ld_done, vec_done, sfu_done, epi_done, tile_ends;
+  logic [NR-1:0] others_w, others_r;
+  logic hazard, unit_free, all_idle, issue, waits;
+  always_comb begin
+    others_w = '0;
+    others_r = '0;
+    if (unit != mmf_isa_pkg::UNIT_LD) others_w = others_w | ld_w;
+    if (unit != mmf_isa_pkg::UNIT_VEC) begin
+      others_w = others_w | vec_w;
+      others_r = others_r | vec_r;
+    end
+    if (unit != mmf_isa_pkg::UNIT_SFU) begin
+      others_w = others_w | sfu_w;
+      others_r = others_r | sfu_r;
+    end
+    if (unit != mmf_isa_pkg::UNIT_TMM) begin
+      others_w = others_w | tile_w | drain_w;
+      others_r = others_r | tile_r | drain_r;
+    end
+  end
+  assign hazard = |(others_w & (reads | writes)) || |(others_r & writes);
+  assign all_idle = !ld_busy && !vec_busy && !sfu_busy && !tile_open_q && !drain_q;
+  logic runs_ready, ctx_ready, order_ready;
+  always_comb begin
+    case (unit)
+      mmf_isa_pkg::UNIT_LD: unit_free = !ld_busy && order_ready && (op != mmf_isa_pkg::OP_EMB || runs_ready);
+      mmf_isa_pkg::UNIT_VEC: unit_free = !vec_busy;
+      mmf_isa_pkg::UNIT_SFU: unit_free = !sfu_busy;
+      mmf_isa_pkg::UNIT_TMM: unit_free = !tile_busy && !drain_q && ctx_ready && order_ready;
+      default: unit_free = op == mmf_isa_pkg::OP_WST ? runs_ready
+          : ((op == mmf_isa_pkg::OP_HALT || op == mmf_isa_pkg::OP_FENCE || op == mmf_isa_pkg::OP_TOK) ? all_idle : 1'b1);
+    endcase
+  end
+  assign waits = bubble_q != 2'd0;
+  assign issue = run_q && !waits && !skip && known && unit_free && !hazard;
+
+  assign busy_o = run_q;
+  assign done_o = done_q;
+  assign error_o = error_q;
+  assign token_o = token_q;
+
+  always_ff @(posedge clk_i) begin
+    if (prog_we_i) program_mem[prog_addr_i] <= prog_data_i;
+    done_q <= 1'b0;
+    if (!rst_ni) begin
+      run_q <= 1'b0;
+      error_q <= 1'b0;
+      bubble_q <= '0;
+      pc_q <= '0;
+      layer_q <= '0;
+      count_q <= '0;
+      state_base_q <= '0;
+    end else if (!run_q) begin
+      if (start_i) begin
+        run_q <= 1'b1;
+        pc_q <= '0;
+        token_q <= token_i;
+        fresh_q <= fresh_i;
+        logits_q <= logits_i;
+        layer_q <= '0;
+        state_base_q <= '0;
+      end
+    end else if (waits) begin
+      bubble_q <= bubble_q - 2'd1;
+    end else if (skip) begin
+      pc_q <= pc_q + 1'b1;
+    end else if (!known) begin
+      error_q <= 1'b1;
+      run_q <= 1'b0;
+      done_q <= 1'b1;
+    end else if (issue) begin
+      pc_q <= pc_q + 1'b1;
+      case (op)
+        mmf_isa_pkg::OP_HALT: begin
+          run_q <= 1'b0;
+          done_q <= 1'b1;
+        end
+        mmf_isa_pkg::OP_LOOP: begin
+          layer_q <= '0;
+          state_base_q <= '0;
+          count_q <= ins[mmf_isa_pkg::F_LOOP_COUNT_LSB +: 16];
+        end
+        mmf_isa_pkg::OP_ENDL: begin
+          bubble_q <= 2'd1;
+          if (layer_q + 16'd1 < count_q) begin
+            layer_q <= layer_q + 16'd1;
+            state_base_q <= state_base_q + mixer_i[HW-1:0];
+            pc_q <= ins[mmf_isa_pkg::F_ENDL_TARGET_LSB +: PW];
+          end else begin
+            layer_q <= '0;
+            state_base_q <= '0;
+          end
+        end
+        mmf_isa_pkg::OP_TOK: token_q <= best_row;
+        default: ;
+      endcase
+    end
+  end
+
+  // ---------------------------------------------------------------- stream
+  logic run_valid, beat_valid, beat_pop;
+  logic [31:0] run_beat, run_len;
+  logic [511:0] beat;
+  logic [37:0] row_beat;
+  assign row_beat = {14'd0, token_q} * {22'd0, ins[55:40]};
+  assign run_valid = issue && (op == mmf_isa_pkg::OP_WST || op == mmf_isa_pkg::OP_EMB);
+  assign run_beat = {2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} + (op == mmf_isa_pkg::OP_EMB ? row_beat[31:0] : 32'd0);
+  assign run_len = op == mmf_isa_pkg::OP_EMB ? {16'd0, ins[55:40]} : ins[mmf_isa_pkg::F_WST_BEATS_LSB +: 32];
+  mmf_core_fetch #(.FifoBeats(FifoBeats)) u_fetch (
+    .clk_i, .rst_ni,
+    .run_valid_i(run_valid), .run_ready_o(runs_ready), .run_beat_i(run_beat), .run_len_i(run_len),
+    .arvalid_o, .arready_i, .araddr_o, .arlen_o, .rvalid_i, .rready_o, .rdata_i, .rlast_i,
+    .valid_o(beat_valid), .data_o(beat), .pop_i(beat_pop)
+  );
+
+  // Beats belong to consumers in the order of issue: 1 a load, 0 a matrix. LD and the tile hold one instruction each.
+  logic [3:0] order_q;
+  logic [2:0] order_n_q;
+  logic order_push, order_pop, ld_turn, tile_turn, ld_take, tile_take, ld_last, tile_last;
+  assign order_push = issue && (unit == mmf_isa_pkg::UNIT_LD || unit == mmf_isa_pkg::UNIT_TMM);
+  assign order_pop = (ld_take && ld_last) || (tile_take && tile_last);
+  assign order_ready = order_n_q < 3'd4;
+  assign ld_turn = order_n_q != 3'd0 && order_q[0];
+  assign tile_turn = order_n_q != 3'd0 && !order_q[0];
+  assign beat_pop = ld_take || tile_take;
+  logic [2:0] order_at;
+  assign order_at = order_n_q - {2'd0, order_pop};
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni) begin
+      order_q <= '0;
+      order_n_q <= '0;
+    end else begin
+      if (order_pop) order_q <= {1'b0, order_q[3:1]};
+      if (order_push) order_q[order_at[1:0]] <= unit == mmf_isa_pkg::UNIT_LD;
+      order_n_q <= order_at + {2'd0, order_push};
+    end
+  end
+
+  // ---------------------------------------------------------------- LD
+  logic ld_q, ld_tail_q;
+  logic [7:0] ld_op_q;
+  logic [7:0] ld_dst_q;
+  logic [5:0] ld_shift_q;
+  logic [15:0] ld_len_q, ld_at_q;
+  logic [PW-1:0] ld_pc_q;
+  logic [1023:0] embedded;
+  logic [31:0] embedded_bits;
+  assign ld_busy = ld_q || ld_tail_q;
+  assign ld_take = ld_q && ld_turn && beat_valid;
+  assign ld_last = ld_at_q + 16'd1 == ld_len_q;
+  assign ld_done = ld_tail_q;
+  always_comb begin
+    embedded_bits = ld_at_q == 16'd0 ? 32'd0 : x_bits_q;
+    for (int j = 0; j < 32; j++) begin
+      embedded[32*j +: 32] = {{16{beat[16*j + 15]}}, beat[16*j +: 16]} << ld_shift_q;
+      embedded_bits = embedded_bits | (embedded[32*j +: 32] ^ {32{embedded[32*j + 31]}});
+    end
+  end
+  always_ff @(posedge clk_i) begin
+    ld_tail_q <= ld_take && ld_last;
+    if (!rst_ni) begin
+      ld_q <= 1'b0;
+      ld_tail_q <= 1'b0;
+      ld_w <= '0;
+    end else begin
+      if (issue && unit == mmf_isa_pkg::UNIT_LD) begin
+        ld_q <= 1'b1;
+        ld_op_q <= op;
+        ld_dst_q <= ins[23:16];
+        ld_shift_q <= ins[mmf_isa_pkg::F_EMB_SHIFT_LSB +: 6];
+        ld_len_q <= op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40];
+        ld_at_q <= '0;
+        ld_pc_q <= pc_q;
+        ld_w <= writes;
+      end else if (ld_take) begin
+        ld_at_q <= ld_at_q + 16'd1;
+        if (ld_last) ld_q <= 1'b0;
+      end
+      if (ld_tail_q) ld_w <= '0;
+    end
+    if (ld_take && ld_op_q == mmf_isa_pkg::OP_LDC) c_mem[{ld_dst_q[1:0], ld_at_q[WW-1:0]}] <= beat;
+  end
+
+  // ---------------------------------------------------------------- VEC
+  logic vec_start, vec_code_we;
+  logic [EW-4:0] vec_words;
+  logic [EW-5:0] vec_addr, vec_code_addr;
+  logic vec_z_q, vec_qnt_q, vec_half_q, vec_z_read_q;
+  logic [1:0] vec_bank_q;
+  logic vec_dst_q;
+  logic [4:0] vec_ss_q, vec_mx_q;
+  logic vec_ss_we_q, vec_mx_we_q;
+  logic [PW-1:0] vec_pc_q;
+  logic [511:0] vec_operand;
+  logic [255:0] vec_gains;
+  logic [1023:0] x_word_q, z_word_q;
+  logic [511:0] c_word_q;
+  logic [127:0] vec_codes;
+  logic [31:0] vec_squares, vec_maximum;
+  assign vec_start = issue && unit == mmf_isa_pkg::UNIT_VEC;
+  assign vec_words = {ins[40 +: EW-5], 2'b00};
+  always_ff @(posedge clk_i) begin
+    x_word_q <= x_mem[vec_addr[EW-5:1]];
+    z_word_q <= z_mem[vec_addr[EW-5:1]];
+    c_word_q <= c_mem[{vec_bank_q, vec_addr[EW-5:1]}];
+    vec_half_q <= vec_addr[0];
+    if (vec_start) begin
+      vec_z_q <= ins[24];
+      vec_bank_q <= ins[33:32];
+      vec_dst_q <= ins[16];
+      vec_qnt_q <= op == mmf_isa_pkg::OP_QNT;
+      vec_ss_q <= ins[20:16];
+      vec_mx_q <= ins[mmf_isa_pkg::F_STAT_MX_LSB +: 5];
+      vec_ss_we_q <= op == mmf_isa_pkg::OP_STAT && ins[mmf_isa_pkg::F_STAT_MODE_LSB];
+      vec_mx_we_q <= op == mmf_isa_pkg::OP_STAT && ins[mmf_isa_pkg::F_STAT_MODE_LSB + 1];
+      vec_pc_q <= pc_q;
+      vec_r <= reads;
+      vec_w <= writes;
+    end else if (vec_done) begin
+      vec_r <= '0;
+      vec_w <= '0;
+    end
+    if (!rst_ni) begin
+      vec_r <= '0;
+      vec_w <= '0;
+    end
+  end
+  assign vec_operand = vec_z_q ? (vec_half_q ? z_word_q[1023:512] : z_word_q[511:0])
+                               : (vec_half_q ? x_word_q[1023:512] : x_word_q[511:0]);
+  assign vec_gains = vec_half_q ? c_word_q[511:256] : c_word_q[255:0];
+  mmf_core_vec #(.AddrW(EW-4)) u_vec (
+    .clk_i, .rst_ni,
+    .start_i(vec_start), .quantize_i(op == mmf_isa_pkg::OP_QNT), .raw_i(ins[mmf_isa_pkg::F_STAT_MODE_LSB + 2]),
+    .words_i(vec_words), .bits_i(ins[24] ? z_bits_q : x_bits_q),
+    .scale_i(s_regs[32*ins[mmf_isa_pkg::F_QNT_R_LSB +: 5] +: 32]),
+    .busy_o(vec_busy), .done_o(vec_done), .addr_o(vec_addr), .vector_i(vec_operand), .gains_i(vec_gains),
+    .code_we_o(vec_code_we), .code_addr_o(vec_code_addr), .codes_o(vec_codes),
+    .squares_o(vec_squares), .maximum_o(vec_maximum)
+  );
+  always_ff @(posedge clk_i)
+    if (vec_code_we) q_mem[{vec_dst_q, vec_code_addr[EW-5:2]}][128*vec_code_addr[1:0] +: 128] <= vec_codes;
+
+  // ---------------------------------------------------------------- SFU
+  logic [31:0] sfu_result;
+  logic [4:0] sfu_dst_q;
+  logic [PW-1:0] sfu_pc_q;
+  logic sfu_start;
+  assign sfu_start = issue && unit == mmf_isa_pkg::UNIT_SFU;
+  mmf_core_sfu u_sfu (
+    .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4]),
+    .frac_i(ins[mmf_isa_pkg::F_SFU_FRAC_LSB +: 6]),
+    .a_i(s_regs[32*ins[28:24] +: 32]), .b_i(s_regs[32*ins[36:32] +: 32]),
+    .busy_o(sfu_busy), .done_o(sfu_done), .result_o(sfu_result)
+  );
+  always_ff @(posedge clk_i) begin
+    if (sfu_start) begin
+      sfu_dst_q <= ins[20:16];
+      sfu_pc_q <= pc_q;
+      sfu_r <= reads;
+      sfu_w <= writes;
+    end else if (sfu_done) begin
+      sfu_r <= '0;
+      sfu_w <= '0;
+    end
+    if (!rst_ni) begin
+      sfu_r <= '0;
+      sfu_w <= '0;
+    end
+  end
+
+  // Scalar registers
+  always_ff @(posedge clk_i) begin
+    if (ld_take && ld_op_q == mmf_isa_pkg::OP_LDS) s_regs[32*ld_dst_q[4:0] +: 512] <= beat;
+    if (vec_done && vec_ss_we_q) s_regs[32*vec_ss_q +: 32] <= vec_squares;
+    if (vec_done && vec_mx_we_q) s_regs[32*vec_mx_q +: 32] <= vec_maximum;
+    if (sfu_done) s_regs[32*sfu_dst_q +: 32] <= sfu_result;
+  end
+
+  // ---------------------------------------------------------------- TMM
+  // Front: takes beats, reads codes. tile_open_q: it has beats to take. tile_r and tile_w until the epilogue has finished, or
+  // until the next matrix enters; then drain_r and drain_w.
+  logic [15:0] k_q, k_last_q;
+  logic [RowW-1:0] rows_left_q;
+  logic tile_q, code_bank_q, room, want;
+  logic [3:0] flight_q;
+  logic group_valid, group_left;
+  logic [119:0] group_sums;
+  logic [511:0] beat1_q, codes1_q;
+  logic valid1_q, first1_q, last1_q;
+  logic [PW-1:0] tile_pc_q, drain_pc_q;
+  assign tile_busy = tile_q;
+  assign tile_last = k_q == k_last_q && rows_left_q <= RowW'(5);
+  assign room = k_q != k_last_q || flight_q < 4'd8 || group_left;
+  assign want = tile_q && tile_turn;
+  assign tile_take = want && beat_valid && room;
+  assign tile_ends = tile_take && tile_last;
+  logic tmm_issue;
+  assign tmm_issue = issue && unit == mmf_isa_pkg::UNIT_TMM;
+  always_ff @(posedge clk_i) begin
+    beat1_q <= beat;
+    codes1_q <= q_mem[{code_bank_q, k_q[KW-1:0]}];
+    valid1_q <= tile_take;
+    first1_q <= k_q == 16'd0;
+    last1_q <= k_q == k_last_q;
+    if (!rst_ni) begin
+      valid1_q <= 1'b0;
+      tile_q <= 1'b0;
+      tile_open_q <= 1'b0;
+      drain_q <= 1'b0;
+      flight_q <= '0;
+      tile_r <= '0;
+      tile_w <= '0;
+      drain_r <= '0;
+      drain_w <= '0;
+    end else begin
+      if (tile_take) begin
+        k_q <= k_q == k_last_q ? 16'd0 : k_q + 16'd1;
+        if (k_q == k_last_q) rows_left_q <= rows_left_q - RowW'(5);
+        if (tile_last) begin
+          tile_q <= 1'b0;
+          tile_r[RQ +: 2] <= '0;  // the codes are no longer read
+        end
+      end
+      // The matrix whose epilogue ends is the draining one if there is one.
+      if (epi_done) begin
+        if (drain_q) begin
+          drain_q <= 1'b0;
+          drain_r <= '0;
+          drain_w <= '0;
+        end else begin
+          tile_open_q <= 1'b0;
+          tile_r <= '0;
+          tile_w <= '0;
+        end
+      end
+      if (tmm_issue) begin
+        if (tile_open_q && !(epi_done && !drain_q)) begin
+          drain_q <= 1'b1;
+          drain_r <= tile_r;
+          drain_w <= tile_w;
+          drain_pc_q <= tile_pc_q;
+        end
+        tile_open_q <= 1'b1;
+        tile_q <= 1'b1;
+        tile_r <= reads;
+        tile_w <= writes;
+        tile_pc_q <= pc_q;
+        k_q <= '0;
+        k_last_q <= ins[55:40] - 16'd1;
+        rows_left_q <= ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24];
+        code_bank_q <= ins[24];
+      end
+      flight_q <= flight_q + {3'd0, tile_take && k_q == k_last_q} - {3'd0, group_left};
+    end
+  end
+  mmf_core_tile u_tile (
+    .clk_i, .rst_ni, .valid_i(valid1_q), .first_i(first1_q), .last_i(last1_q), .beat_i(beat1_q), .codes_i(codes1_q),
+    .valid_o(group_valid), .sums_o(group_sums)
+  );
+
+  // Epilogue and its memories
+  logic [3:0] repi, wepi;
+  logic [RowW-1:0] raddr, waddr;
+  logic [17:0] t_read_q, t_write;
+  logic [23:0] h_read_q, h_write, best_sum;
+  logic [31:0] v_write, v_bits;
+  logic [15:0] bound_q;
+  logic [31:0] x_read_q;
+  logic epi_we;
+  // The layer's state and the bank of bounds of the matrix in the epilogue; both change only between matrices that use them.
+  logic [HW-1:0] epi_base_q;
+  logic [1:0] epi_bank_q;
+  always_ff @(posedge clk_i)
+    if (tmm_issue) begin
+      if (epi == 4'(mmf_isa_pkg::EPI_SIGF)) epi_bank_q <= ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2];
+      if (epi == 4'(mmf_isa_pkg::EPI_STATE)) epi_base_q <= state_base_q;
+    end
+  logic [1023:0] x_row;
+  logic [511:0] c_row;
+  assign x_row = x_mem[raddr[EW-1:5]];
+  assign c_row = c_mem[{epi_bank_q, raddr[EW-1:5]}];
+  always_ff @(posedge clk_i) begin
+    t_read_q <= t_mem[raddr[EW-1:0]];
+    h_read_q <= h_mem[epi_base_q + raddr[HW-1:0]];
+    x_read_q <= x_row[32*raddr[4:0] +: 32];
+    bound_q <= c_row[16*raddr[4:0] +: 16];
+    if (epi_we) begin
+      case (wepi)
+        4'(mmf_isa_pkg::EPI_SIGF), 4'(mmf_isa_pkg::EPI_SILU): t_mem[waddr[EW-1:0]] <= t_write;
+        4'(mmf_isa_pkg::EPI_STATE): h_mem[epi_base_q + waddr[HW-1:0]] <= h_write;
+        4'(mmf_isa_pkg::EPI_SWISHG), 4'(mmf_isa_pkg::EPI_MULT): z_mem[waddr[EW-1:5]][32*waddr[4:0] +: 32] <= v_write;
+        4'(mmf_isa_pkg::EPI_RESADD): x_mem[waddr[EW-1:5]][32*waddr[4:0] +: 32] <= v_write;
+        default: ;
+      endcase
+      if (wepi == 4'(mmf_isa_pkg::EPI_SWISHG) || wepi == 4'(mmf_isa_pkg::EPI_MULT)) z_bits_q <= v_bits;
+      if (wepi == 4'(mmf_isa_pkg::EPI_RESADD)) x_bits_q <= v_bits;
+    end
+    if (ld_take && ld_op_q == mmf_isa_pkg::OP_EMB) begin
+      x_mem[ld_at_q[WW-1:0]] <= embedded;
+      x_bits_q <= embedded_bits;
+    end
+  end
+  mmf_core_epi #(.RowW(RowW)) u_epi (
+    .clk_i, .rst_ni,
+    .ctx_valid_i(tmm_issue), .ctx_epi_i(epi), .ctx_scale_i(s_regs[32*ins[36:32] +: 32]),
+    .ctx_rows_i(ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24]), .ctx_fresh_i(fresh_q), .ctx_ready_o(ctx_ready),
+    .group_valid_i(group_valid), .group_sums_i(group_sums), .group_left_o(group_left),
+    .epi_o(repi), .raddr_o(raddr), .t_i(t_read_q), .h_i(h_read_q), .x_i(x_read_q), .bound_i(bound_q),
+    .we_o(epi_we), .wepi_o(wepi), .waddr_o(waddr), .t_o(t_write), .h_o(h_write), .v_o(v_write), .bits_o(v_bits),
+    .done_o(epi_done), .best_row_o(best_row), .best_sum_o(best_sum)
+  );
+
+  // ---------------------------------------------------------------- counters and retirement
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni || (start_i && !run_q)) begin
+      cycles_o <= '0;
+      tile_beats_o <= '0;
+      wait_stream_o <= '0;
+      wait_results_o <= '0;
+    end else if (run_q) begin
+      cycles_o <= cycles_o + 48'd1;
+      if (tile_take) tile_beats_o <= tile_beats_o + 48'd1;
+      if (want && !beat_valid) wait_stream_o <= wait_stream_o + 48'd1;
+      if (want && beat_valid && !room) wait_results_o <= wait_results_o + 48'd1;
+    end
+    retire_o <= {epi_done, sfu_done, vec_done, ld_done};
+    retire_pc_o <= {drain_q ? 16'(drain_pc_q) : 16'(tile_pc_q), 16'(sfu_pc_q), 16'(vec_pc_q), 16'(ld_pc_q)};
+    if (!rst_ni) retire_o <= '0;
+  end
+endmodule

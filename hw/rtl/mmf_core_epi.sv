@@ -1,0 +1,257 @@
+// Epilogue: what happens to every row sum of a matrix, one row a cycle: scale, sigmoid, SiLU, forget gate, state update, gating,
+// residual, running maximum. Groups of five sums wait in a FIFO; instructions (contexts) wait in another. Seven stages from a sum to
+// the write. mmfree/hw/fixed.h is the arithmetic, bit for bit.
+module mmf_core_epi #(
+  parameter int RowW = 16,
+  parameter int Groups = 8         // power of two
+) (
+  input  logic             clk_i,
+  input  logic             rst_ni,
+  // One context an instruction, in order.
+  input  logic             ctx_valid_i,
+  input  logic [3:0]       ctx_epi_i,
+  input  logic [31:0]      ctx_scale_i,
+  input  logic [RowW-1:0]  ctx_rows_i,
+  input  logic             ctx_fresh_i,
+  output logic             ctx_ready_o,
+  // Sums of a group of five rows.
+  input  logic             group_valid_i,
+  input  logic [119:0]     group_sums_i,
+  output logic             group_left_o,  // one has left the FIFO
+  // Operand reads: data the cycle after the address.
+  output logic [3:0]       epi_o,         // of the row being read
+  output logic [RowW-1:0]  raddr_o,
+  input  logic [17:0]      t_i,
+  input  logic [23:0]      h_i,
+  input  logic [31:0]      x_i,
+  input  logic [15:0]      bound_i,
+  // Writes
+  output logic             we_o,
+  output logic [3:0]       wepi_o,
+  output logic [RowW-1:0]  waddr_o,
+  output logic [17:0]      t_o,
+  output logic [23:0]      h_o,
+  output logic [31:0]      v_o,           // X or Z
+  output logic [31:0]      bits_o,        // OR over the rows written so far of this instruction, this one included
+  output logic             done_o,        // with the last row's write
+  output logic [RowW-1:0]  best_row_o,
+  output logic [23:0]      best_sum_o
+);
+  localparam int GW = $clog2(Groups);
+  // Contexts
+  logic [3:0] epi_q [0:1];
+  logic [31:0] scale_q [0:1];
+  logic [RowW-1:0] rows_q [0:1];
+  logic fresh_q [0:1];
+  logic [1:0] ctx_in_q, ctx_out_q;
+  assign ctx_ready_o = !(ctx_in_q[0] == ctx_out_q[0] && ctx_in_q[1] != ctx_out_q[1]);
+
+  // Groups
+  logic [119:0] fifo [0:Groups-1];
+  logic [GW:0] in_q, out_q;
+  logic [2:0] lane_q;
+  logic [RowW-1:0] row_q;
+  logic active, last_lane, last_row;
+  logic [119:0] head;
+  logic ctx;
+  assign ctx = ctx_out_q[0];
+  assign head = fifo[out_q[GW-1:0]];
+  assign active = in_q != out_q;
+  assign last_lane = lane_q == 3'd4;
+  assign last_row = row_q + 1'b1 >= rows_q[ctx];
+  assign group_left_o = active && last_lane;
+  assign raddr_o = row_q;
+  assign epi_o = epi_q[ctx];
+
+  // Pipeline registers: number = stage
+  logic [6:1] v_q;                    // valid
+  logic [6:1] first_q, last_q;
+  logic [3:0] e1_q, e2_q, e3_q, e4_q, e5_q, e6_q;
+  logic [RowW-1:0] r1_q, r2_q, r3_q, r4_q, r5_q, r6_q;
+  logic signed [23:0] sum1_q, sum2_q, sum3_q, sum4_q, sum5_q, sum6_q;
+  logic [31:0] scale1_q;
+  logic fresh1_q;
+  logic signed [40:0] prod2_q;
+  logic [5:0] shift2_q;
+  logic signed [17:0] t2_q, t3_q, t4_q, t5_q, t6_q;
+  logic signed [23:0] h2_q, h3_q, h4_q, h5_q, h6_q;
+  logic signed [31:0] x2_q, x3_q, x4_q, x5_q, x6_q;
+  logic [15:0] b2_q, b3_q, b4_q, b5_q;
+  logic signed [17:0] act3_q, act4_q, act5_q;
+  logic signed [31:0] y3_q, y4_q, y5_q, y6_q;
+  logic [8:0] inside4_q;
+  logic [15:0] sig5_q, f6_q;
+  logic signed [17:0] silu6_q;
+
+  // Stage 2: scale and saturate; the gate's input is the state for SWISHG.
+  logic signed [41:0] scaled;
+  logic signed [17:0] act;
+  logic signed [31:0] y;
+  logic signed [24:0] state_act;
+  always_comb begin
+    scaled = ($signed({prod2_q[40], prod2_q}) + (shift2_q == 6'd0 ? 42'sd0 : $signed(42'd1 << (shift2_q - 6'd1)))) >>> shift2_q;
+    state_act = ($signed({h2_q[23], h2_q}) + 25'sd32) >>> 6;
+    if (e2_q == 4'(mmf_isa_pkg::EPI_SWISHG))
+      act = state_act > 25'sd131071 ? 18'sd131071 : (state_act < -25'sd131072 ? -18'sd131072 : state_act[17:0]);
+    else
+      act = scaled > 42'sd131071 ? 18'sd131071 : (scaled < -42'sd131072 ? -18'sd131072 : scaled[17:0]);
+    y = scaled > 42'sd2147483647 ? 32'sh7fffffff : (scaled < -42'sd2147483648 ? 32'sh80000000 : scaled[31:0]);
+  end
+
+  // Stage 3: table
+  logic [17:0] negated, magnitude;
+  logic [27:0] segment;
+  assign negated = -act3_q;
+  assign magnitude = act3_q == -18'sd131072 ? 18'h1ffff : (act3_q[17] ? negated : act3_q);
+  mmf_sigmoid_rom u_rom (.clk_i, .en_i(1'b1), .addr_i(magnitude[16:9]), .data_q(segment));
+
+  // Stage 4: line through the segment
+  logic [20:0] growth;
+  logic [17:0] fine;
+  logic [15:0] positive;
+  assign growth = segment[11:0] * inside4_q + 21'd256;
+  assign fine = {2'd0, segment[27:12]} + {6'd0, growth[20:9]};
+  assign positive = 16'd16384 + 16'((fine + 18'd2) >> 2);
+
+  // Stage 5: SiLU and forget gate
+  logic signed [34:0] silu_wide;
+  logic [31:0] gate_wide;
+  assign silu_wide = (act5_q * $signed({1'b0, sig5_q}) + 35'sd16384) >>> 15;
+  assign gate_wide = ({16'd0, 16'd32768 - b5_q} * {16'd0, sig5_q} + 32'd16384) >> 15;
+
+  // Stage 6: state, gated value, residual
+  logic signed [43:0] state_wide;
+  logic signed [42:0] gated_wide;
+  logic signed [32:0] residual_wide;
+  logic signed [17:0] gate;
+  logic [31:0] value;
+  logic [31:0] bits_q, bits_next;
+  always_comb begin
+    state_wide = (h6_q * $signed({1'b0, t6_q[16:0]}) + ((silu6_q * $signed({1'b0, 18'd32768 - t6_q})) <<< 6) + 44'sd16384) >>> 15;
+    gate = e6_q == 4'(mmf_isa_pkg::EPI_MULT) ? t6_q : silu6_q;
+    gated_wide = (sum6_q * gate + 43'sd8) >>> 4;
+    residual_wide = $signed({x6_q[31], x6_q}) + $signed({y6_q[31], y6_q});
+    if (e6_q == 4'(mmf_isa_pkg::EPI_RESADD))
+      value = residual_wide > 33'sd2147483647 ? 32'h7fffffff : (residual_wide < -33'sd2147483648 ? 32'h80000000 : residual_wide[31:0]);
+    else
+      value = gated_wide > 43'sd2147483647 ? 32'h7fffffff : (gated_wide < -43'sd2147483648 ? 32'h80000000 : gated_wide[31:0]);
+    bits_next = (first_q[6] ? 32'd0 : bits_q) | (value ^ {32{value[31]}});
+  end
+  assign we_o = v_q[6];
+  assign wepi_o = e6_q;
+  assign waddr_o = r6_q;
+  assign t_o = e6_q == 4'(mmf_isa_pkg::EPI_SIGF) ? {2'd0, f6_q} : silu6_q;
+  assign h_o = state_wide > 44'sd8388607 ? 24'h7fffff : (state_wide < -44'sd8388608 ? 24'h800000 : state_wide[23:0]);
+  assign v_o = value;
+  assign bits_o = bits_next;
+  assign done_o = v_q[6] && last_q[6];
+
+  logic better;
+  assign better = first_q[6] || sum6_q > $signed(best_sum_o);
+
+  always_ff @(posedge clk_i) begin
+    if (ctx_valid_i && ctx_ready_o) begin
+      epi_q[ctx_in_q[0]] <= ctx_epi_i;
+      scale_q[ctx_in_q[0]] <= ctx_scale_i;
+      rows_q[ctx_in_q[0]] <= ctx_rows_i;
+      fresh_q[ctx_in_q[0]] <= ctx_fresh_i;
+    end
+    if (group_valid_i) fifo[in_q[GW-1:0]] <= group_sums_i;
+
+    // 1: operands arrive
+    e1_q <= epi_q[ctx];
+    r1_q <= row_q;
+    sum1_q <= head[24*lane_q +: 24];
+    scale1_q <= scale_q[ctx];
+    fresh1_q <= fresh_q[ctx];
+    // 2
+    e2_q <= e1_q;
+    r2_q <= r1_q;
+    sum2_q <= sum1_q;
+    prod2_q <= sum1_q * $signed({1'b0, scale1_q[15:0]});
+    shift2_q <= scale1_q[21:16];
+    t2_q <= t_i;
+    h2_q <= (fresh1_q && e1_q == 4'(mmf_isa_pkg::EPI_STATE)) ? 24'd0 : h_i;
+    x2_q <= x_i;
+    b2_q <= bound_i & 16'h7fff;
+    // 3
+    e3_q <= e2_q;
+    r3_q <= r2_q;
+    sum3_q <= sum2_q;
+    act3_q <= act;
+    y3_q <= y;
+    t3_q <= t2_q;
+    h3_q <= h2_q;
+    x3_q <= x2_q;
+    b3_q <= b2_q;
+    // 4
+    e4_q <= e3_q;
+    r4_q <= r3_q;
+    sum4_q <= sum3_q;
+    act4_q <= act3_q;
+    inside4_q <= magnitude[8:0];
+    y4_q <= y3_q;
+    t4_q <= t3_q;
+    h4_q <= h3_q;
+    x4_q <= x3_q;
+    b4_q <= b3_q;
+    // 5
+    e5_q <= e4_q;
+    r5_q <= r4_q;
+    sum5_q <= sum4_q;
+    act5_q <= act4_q;
+    sig5_q <= act4_q[17] ? 16'd32768 - positive : positive;
+    y5_q <= y4_q;
+    t5_q <= t4_q;
+    h5_q <= h4_q;
+    x5_q <= x4_q;
+    b5_q <= b4_q;
+    // 6
+    e6_q <= e5_q;
+    r6_q <= r5_q;
+    sum6_q <= sum5_q;
+    silu6_q <= silu_wide[17:0];
+    f6_q <= b5_q + gate_wide[15:0];
+    y6_q <= y5_q;
+    t6_q <= t5_q;
+    h6_q <= h5_q;
+    x6_q <= x5_q;
+    if (v_q[6]) begin
+      bits_q <= bits_next;
+      if (e6_q == 4'(mmf_isa_pkg::EPI_ARGMAX) && better) begin
+        best_row_o <= r6_q;
+        best_sum_o <= sum6_q;
+      end
+    end
+
+    if (!rst_ni) begin
+      ctx_in_q <= '0;
+      ctx_out_q <= '0;
+      in_q <= '0;
+      out_q <= '0;
+      lane_q <= '0;
+      row_q <= '0;
+      v_q <= '0;
+      first_q <= '0;
+      last_q <= '0;
+    end else begin
+      if (ctx_valid_i && ctx_ready_o) ctx_in_q <= ctx_in_q + 2'd1;
+      if (group_valid_i) in_q <= in_q + 1'b1;
+      v_q <= {v_q[5:1], active && row_q < rows_q[ctx]};
+      first_q <= {first_q[5:1], row_q == '0};
+      last_q <= {last_q[5:1], active && last_row && row_q < rows_q[ctx]};
+      if (active) begin
+        row_q <= row_q + 1'b1;
+        lane_q <= lane_q + 3'd1;
+        if (last_lane) begin
+          lane_q <= 3'd0;
+          out_q <= out_q + 1'b1;
+          if (last_row) begin
+            row_q <= '0;
+            ctx_out_q <= ctx_out_q + 2'd1;
+          end
+        end
+      end
+    end
+  end
+endmodule

@@ -1,0 +1,100 @@
+// Prefetcher: reads runs of 64-byte beats in the order in which they were appended, by AXI4 bursts that never cross 4 KiB, and
+// keeps them in a FIFO that its consumers empty. A burst is asked for only if the FIFO has room for all of it beside what is
+// under way, so rready_o never falls and the memory cannot be blocked.
+module mmf_core_fetch #(
+  parameter int FifoBeats  = 256,  // power of two, at least 2 * BurstBeats
+  parameter int BurstBeats = 64,   // power of two, at most 64
+  parameter int Bursts     = 16,   // most that are outstanding
+  parameter int Queue      = 4     // runs that wait; power of two
+) (
+  input  logic         clk_i,
+  input  logic         rst_ni,
+  // Runs: first beat (64 bytes each, from address 0) and number of beats.
+  input  logic         run_valid_i,
+  output logic         run_ready_o,
+  input  logic [31:0]  run_beat_i,
+  input  logic [31:0]  run_len_i,
+  // AXI4 read channel, 512 bits.
+  output logic         arvalid_o,
+  input  logic         arready_i,
+  output logic [37:0]  araddr_o,
+  output logic [7:0]   arlen_o,
+  input  logic         rvalid_i,
+  output logic         rready_o,
+  input  logic [511:0] rdata_i,
+  input  logic         rlast_i,
+  // Head of the FIFO.
+  output logic         valid_o,
+  output logic [511:0] data_o,
+  input  logic         pop_i
+);
+  localparam int FW = $clog2(FifoBeats);
+  localparam int QW = $clog2(Queue);
+
+  logic [31:0] queue_beat [0:Queue-1];
+  logic [31:0] queue_len  [0:Queue-1];
+  logic [QW:0] queue_in_q, queue_out_q;
+  logic [31:0] beat_q, left_q;                // of the run being asked for
+  logic [511:0] fifo [0:FifoBeats-1];
+  logic [FW:0] in_q, out_q;
+  logic [FW:0] promised_q;                    // beats in the FIFO or under way
+  logic [$clog2(Bursts+1)-1:0] outstanding_q;
+
+  logic [6:0] to_page;                        // beats to the end of the 4 KiB
+  logic [31:0] burst;
+  logic queue_empty, load, room, ask;
+  assign queue_empty = queue_in_q == queue_out_q;
+  assign run_ready_o = !(queue_in_q[QW-1:0] == queue_out_q[QW-1:0] && queue_in_q[QW] != queue_out_q[QW]);
+  assign to_page = 7'd64 - {1'b0, beat_q[5:0]};
+  always_comb begin
+    burst = left_q;
+    if (burst > 32'(BurstBeats)) burst = 32'(BurstBeats);
+    if (burst > {25'd0, to_page}) burst = {25'd0, to_page};
+  end
+  assign room = {{(31-FW){1'b0}}, promised_q} + burst <= 32'(FifoBeats) && outstanding_q < ($clog2(Bursts+1))'(Bursts);
+  assign arvalid_o = left_q != 32'd0 && room;
+  assign araddr_o = {beat_q, 6'd0};
+  assign arlen_o = 8'(burst - 32'd1);
+  assign ask = arvalid_o && arready_i;
+  assign load = left_q == 32'd0 && !queue_empty;
+
+  assign rready_o = 1'b1;
+  assign valid_o = in_q != out_q;
+  assign data_o = fifo[out_q[FW-1:0]];
+
+  always_ff @(posedge clk_i) begin
+    if (rvalid_i) fifo[in_q[FW-1:0]] <= rdata_i;
+    if (run_valid_i && run_ready_o) begin
+      queue_beat[queue_in_q[QW-1:0]] <= run_beat_i;
+      queue_len[queue_in_q[QW-1:0]]  <= run_len_i;
+    end
+    if (!rst_ni) begin
+      queue_in_q <= '0;
+      queue_out_q <= '0;
+      beat_q <= '0;
+      left_q <= '0;
+      in_q <= '0;
+      out_q <= '0;
+      promised_q <= '0;
+      outstanding_q <= '0;
+    end else begin
+      if (run_valid_i && run_ready_o) queue_in_q <= queue_in_q + 1'b1;
+      if (load) begin
+        queue_out_q <= queue_out_q + 1'b1;
+        beat_q <= queue_beat[queue_out_q[QW-1:0]];
+        left_q <= queue_len[queue_out_q[QW-1:0]];
+      end else if (ask) begin
+        beat_q <= beat_q + burst;
+        left_q <= left_q - burst;
+      end
+      if (rvalid_i) in_q <= in_q + 1'b1;
+      if (pop_i) out_q <= out_q + 1'b1;
+      promised_q <= promised_q + (ask ? burst[FW:0] : '0) - {{FW{1'b0}}, pop_i};
+      case ({ask, rvalid_i && rlast_i})
+        2'b10: outstanding_q <= outstanding_q + 1'b1;
+        2'b01: outstanding_q <= outstanding_q - 1'b1;
+        default: ;
+      endcase
+    end
+  end
+endmodule

@@ -1,0 +1,54 @@
+#pragma once
+// The cycle model: when each instruction issues and ends on a core that reads one stream of 512-bit
+// beats, by the rules of docs/hardware.md, "Issue and timing". It knows no values, so any shape
+// costs milliseconds.
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "mmfree/hw/image.h"
+
+namespace mmfree::hw {
+
+struct MemoryModel {
+  double latency = 100;        // cycles from request to first beat
+  double beats_per_cycle = 1;  // of the port
+};
+
+// The implementation's own delays and sizes; docs/hardware.md states them.
+struct CoreModel {
+  int vector_lanes = 16;  // VP
+  int fifo_beats = 256;
+  int burst_beats = 64;
+  int bursts = 16;  // outstanding
+  int run_queue = 4;
+  int load_tail = 2;
+  int stat_tail = 8, quantize_tail = 8;
+  int multiply = 3, scale = 4, reciprocal = 20, root = 53;
+  int tile_start = 1, tile_depth = 7;
+  int epilogue_depth = 7;  // from a row's entry to what reads the written row
+  int request = 2;         // from a run's instruction to its first request
+  int arrive = 1;          // from the port into the FIFO
+  int result_groups = 8;
+  int loop = 2;
+};
+
+struct CycleReport {
+  std::uint64_t cycles = 0;        // of a token, issue of the first instruction to HALT
+  std::uint64_t beats = 0;         // taken from the stream
+  std::uint64_t weight_beats = 0;  // taken by the tile: the floor of `cycles` for one port
+  std::uint64_t instructions = 0;
+  // Why the tile took no beat, in cycles; with weight_beats they add up to `cycles`.
+  std::uint64_t idle_memory = 0;    // the stream was not there yet
+  std::uint64_t idle_epilogue = 0;  // results had nowhere to go
+  std::uint64_t idle_codes =
+      0;  // statistics, scalars and codes of the next matrix, constants, start and end
+  std::array<std::uint64_t, 5>
+      busy{};  // by unit (isa.h, Unit): cycles with an instruction under way
+};
+
+CycleReport count_cycles(std::span<const Instruction> program, const Shape& shape, bool with_logits,
+                         const CoreModel& core, const MemoryModel& memory);
+
+}  // namespace mmfree::hw
