@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "mmfree/cli/options.h"
@@ -16,6 +17,7 @@
 #include "mmfree/core/error.h"
 #include "mmfree/generate/sampler.h"
 #include "mmfree/generate/session.h"
+#include "mmfree/generate/session_file.h"
 #include "mmfree/hw/fixed_session.h"
 #include "mmfree/tokenizer/tokenizer.h"
 
@@ -30,6 +32,7 @@ double seconds_since(Clock::time_point start) {
 
 struct Options {
   std::string model, prompt, prompt_ids, numerics = "integer";
+  std::string load_state, save_state;  // files; empty: none
   idx tokens = 128;
   SamplerOptions sampler;
   bool ignore_eos = false;
@@ -39,7 +42,7 @@ struct Options {
 };
 
 struct Result {
-  std::vector<std::int32_t> prompt, generated;
+  std::vector<std::int32_t> past, prompt, generated;  // past: of the loaded state
   std::string text;
   bool stopped_at_eos = false;
   double load_s = 0, prefill_s = 0, decode_s = 0;
@@ -74,11 +77,13 @@ void put_text(const std::string& text) {
     fail_errno("write", "standard output");
 }
 
-// `open` makes the Session or hw::FixedSession when the prompt is known to be good.
+// `open` makes the Session or hw::FixedSession when the prompt is known to be good. `saved`: what
+// to go on from, or null.
 template <class Open>
-Result run_session(const Options& o, const PackedModel& model, Clock::time_point start,
-                   const Open& open) {
+Result run_session(const Options& o, const PackedModel& model, const SavedSession* saved,
+                   Clock::time_point start, const Open& open) {
   Result r;
+  if (saved != nullptr) r.past = saved->tokens;
   const MatmulFreeConfig& c = model.config;
   std::optional<Tokenizer> tokenizer;
   if (!model.sentencepiece.empty()) {
@@ -91,17 +96,18 @@ Result run_session(const Options& o, const PackedModel& model, Clock::time_point
   }
   if (!o.prompt_ids.empty()) {
     r.prompt = parse_ids(o.prompt_ids);
-  } else {
+  } else if (saved == nullptr || !o.prompt.empty()) {
     if (!tokenizer)
       fail(ErrorKind::usage,
            fmt::format("{}: there is no tokenizer.model, and text needs one; --prompt-ids 1,2,3 "
                        "generates token ids without it",
                        model.path));
-    if (c.bos_token_id) r.prompt.push_back(static_cast<std::int32_t>(*c.bos_token_id));
+    if (c.bos_token_id && saved == nullptr)
+      r.prompt.push_back(static_cast<std::int32_t>(*c.bos_token_id));
     const std::vector<std::int32_t> ids =
         tokenizer->encode(o.prompt == "-" ? read_stdin() : o.prompt);
     r.prompt.insert(r.prompt.end(), ids.begin(), ids.end());
-    if (r.prompt.empty())
+    if (r.prompt.empty() && saved == nullptr)
       fail(ErrorKind::usage,
            "the prompt is empty and the model has no beginning-of-text token; give some text");
   }
@@ -111,8 +117,15 @@ Result run_session(const Options& o, const PackedModel& model, Clock::time_point
   r.load_s = seconds_since(start);
 
   const Clock::time_point prefill = Clock::now();
-  std::span<const float> logits = session.prefill(r.prompt);
+  std::span<const float> logits;
+  if constexpr (std::is_same_v<decltype(session), Session>)
+    if (saved != nullptr) {
+      session.restore(saved->state, static_cast<idx>(saved->tokens.size()));
+      logits = saved->logits;
+    }
+  if (!r.prompt.empty()) logits = session.prefill(r.prompt);
   r.prefill_s = seconds_since(prefill);
+  for (const std::int32_t id : r.past) recent.push(id);
   for (const std::int32_t id : r.prompt) recent.push(id);
 
   std::optional<TextStream> stream;
@@ -121,13 +134,18 @@ Result run_session(const Options& o, const PackedModel& model, Clock::time_point
     r.text += text;
     if (!o.json) put_text(text);
   };
-  // The prompt goes through the stream as well, so that a space between it and the first word is
-  // kept; it is shown by --echo.
-  if (stream)
+  // What came before goes through the stream as well, so that a space between it and the first word
+  // is kept; the prompt is shown by --echo.
+  if (stream) {
+    const auto put = [&](std::int32_t id) {
+      return id < tokenizer->vocab_size() ? stream->put(id) : std::string();
+    };
+    for (const std::int32_t id : r.past) put(id);
     for (const std::int32_t id : r.prompt) {
-      const std::string text = id < tokenizer->vocab_size() ? stream->put(id) : std::string();
+      const std::string text = put(id);
       if (o.echo) show(text);
     }
+  }
   const Clock::time_point decode = Clock::now();
   for (idx n = 0; n < o.tokens; ++n) {
     const std::int32_t id =
@@ -143,11 +161,18 @@ Result run_session(const Options& o, const PackedModel& model, Clock::time_point
     } else if (id < tokenizer->vocab_size()) {  // ids beyond the tokenizer's have no text
       show(stream->put(id));
     }
-    if (n + 1 < o.tokens) logits = session.step(id);
+    if (n + 1 < o.tokens || !o.save_state.empty()) logits = session.step(id);
   }
   r.decode_s = seconds_since(decode);
   if (stream) show(stream->finish());
   if (!o.json) put_text("\n");
+  if constexpr (std::is_same_v<decltype(session), Session>)
+    if (!o.save_state.empty()) {
+      std::vector<std::int32_t> all = r.past;
+      all.insert(all.end(), r.prompt.begin(), r.prompt.end());
+      all.insert(all.end(), r.generated.begin(), r.generated.end());
+      write_session(o.save_state, session.model(), session.state(), logits, all);
+    }
   return r;
 }
 
@@ -155,10 +180,13 @@ Result run(const Ctx& ctx, const Options& o) {
   const Clock::time_point start = Clock::now();
   if (o.numerics == "fixed") {
     const PackedModel model = load_packed(ctx, o.model);
-    return run_session(o, model, start, [&] { return hw::FixedSession(ctx, model); });
+    return run_session(o, model, nullptr, start, [&] { return hw::FixedSession(ctx, model); });
   }
   const TiledModel model = load_with_progress(ctx, o.model);
-  return run_session(o, model.base, start, [&] { return Session(ctx, model); });
+  std::optional<SavedSession> saved;
+  if (!o.load_state.empty()) saved = read_session(o.load_state, model);
+  return run_session(o, model.base, saved ? &*saved : nullptr, start,
+                     [&] { return Session(ctx, model); });
 }
 
 double rate(std::size_t tokens, double seconds) {
@@ -172,6 +200,7 @@ void print_json(const Ctx& ctx, const Options& o, const Result& r) {
                               {"stopped_at_eos", r.stopped_at_eos},
                               {"seed", o.sampler.seed},
                               {"threads", ctx.threads},
+                              {"loaded_tokens", r.past.size()},
                               {"prompt_tokens", r.prompt.size()},
                               {"generated_tokens", r.generated.size()},
                               {"load_s", r.load_s},
@@ -217,6 +246,10 @@ int cmd_generate(Args args) {
   app.add_option("--seed", o.sampler.seed, "the same seed gives the same text")
       ->capture_default_str();
   add_numerics_option(app, o.numerics);
+  app.add_option("--load-state", o.load_state,
+                 "go on from this file, as --save-state wrote it; the prompt, if any, follows it");
+  app.add_option("--save-state", o.save_state,
+                 "write the state after the last token; -n 0 keeps just the prompt's");
   app.add_flag("--ignore-eos", o.ignore_eos, "go on after the end-of-text token");
   app.add_flag("--echo", o.echo, "print the prompt too");
   app.add_flag("--json", o.json, "one JSON object with text, ids and measurements");
@@ -224,6 +257,10 @@ int cmd_generate(Args args) {
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
   validate(o.sampler);
+  if (o.numerics == "fixed" && !(o.load_state.empty() && o.save_state.empty()))
+    fail(ErrorKind::usage,
+         "generate: --load-state and --save-state hold the state of --numerics integer; fixed has "
+         "another");
 
   const Result r = run(ctx, o);
   if (o.json) print_json(ctx, o, r);

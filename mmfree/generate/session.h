@@ -24,6 +24,7 @@ class Session {
   void restart();                             // forgets everything
   idx position() const { return position_; }  // tokens fed since the start
 
+  const TiledModel& model() const { return *model_; }
   const SessionState& state() const { return state_; }
   void restore(const SessionState& state,
                idx position);  // a state() of a session of the same configuration

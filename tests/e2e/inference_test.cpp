@@ -318,6 +318,72 @@ TEST_F(Inference, ConvertRefusesWhatItCannotDoAndLeavesNothingBehind) {
     EXPECT_FALSE(entry.path().filename().string().starts_with("n.gguf")) << entry.path();
 }
 
+TEST_F(Inference, ASavedStateGoesOnAsIfNothingHadHappened) {
+  good({"convert", path("run"), path("m.gguf")});
+  const Arguments options = {"--temp",
+                             "1",
+                             "--top-k",
+                             "0",
+                             "--seed",
+                             "3",
+                             "--ignore-eos",
+                             "--json",
+                             "--repetition-penalty",
+                             "1.2"};
+  const auto generate = [&](Arguments a) {
+    a.insert(a.begin(), "generate");
+    a.insert(a.end(), options.begin(), options.end());
+    return json::parse(good(a));
+  };
+  const json whole = generate({path("run"), "--prompt-ids", "1,5,9,30,31", "-n", "20"});
+  // The prompt in two parts; the second from the GGUF file of the same model.
+  generate({path("run"), "--prompt-ids", "1,5,9", "-n", "0", "--save-state", path("a.st")});
+  EXPECT_EQ(
+      generate({path("m.gguf"), "--load-state", path("a.st"), "--prompt-ids", "30,31", "-n", "20"})
+          .at("ids"),
+      whole.at("ids"));
+  // In the midst of the text, without a prompt, twice from the same file.
+  const json begin = generate({path("m.gguf"), "--load-state", path("a.st"), "--prompt-ids",
+                               "30,31", "-n", "7", "--save-state", path("b.st")});
+  for (int time = 0; time < 2; ++time) {
+    const json rest =
+        generate({path("run"), "--load-state", path("b.st"), "-n", "13", "--threads", "1"});
+    EXPECT_EQ(rest.at("loaded_tokens"), 12);
+    json ids = begin.at("ids");
+    for (const json& id : rest.at("ids")) ids.push_back(id);
+    EXPECT_EQ(ids, whole.at("ids"));
+  }
+
+  // Damage, another model, wrong numerics.
+  const std::string bytes = read_text_file(path("b.st"));
+  for (const double share : {0.0, 0.0001, 0.01, 0.5, 0.999}) {
+    write_file_atomically(
+        path("cut.st"),
+        bytes.substr(0, static_cast<std::size_t>(share * static_cast<double>(bytes.size()))));
+    refused({"generate", path("run"), "--load-state", path("cut.st")}, "cut.st");
+  }
+  std::string flipped = bytes;
+  flipped[bytes.size() - 30] ^= 1;
+  write_file_atomically(path("flip.st"), flipped);
+  refused({"generate", path("run"), "--load-state", path("flip.st")}, "damaged");
+  refused({"generate", path("run"), "--load-state", path("run/model.safetensors")}, "format");
+  refused({"generate", path("run"), "--load-state", path("none.st")}, "none.st");
+  refused({"generate", path("run"), "--load-state", path("b.st"), "--numerics", "fixed"}, "fixed");
+  MatmulFreeConfig c;
+  c.vocab_size = 320;
+  c.hidden_size = 256;
+  c.num_hidden_layers = 2;
+  c.intermediate_size = 320;
+  Network other(c);
+  initialize_params(other.table, c, 2, other.values.data());
+  save_network(other, path("other"));
+  refused({"generate", path("other"), "--load-state", path("b.st")}, "another model");
+  EXPECT_EQ(run({"generate", path("run"), "--prompt-ids", "1", "-n", "1", "--save-state",
+                 path("nowhere/x.st")})
+                .code,
+            2);
+}
+
 TEST_F(Inference, DamagedGgufFilesAreRefused) {
   good({"convert", path("run"), path("m.gguf")});
   const std::string bytes = read_text_file(path("m.gguf"));
