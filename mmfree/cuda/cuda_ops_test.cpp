@@ -36,7 +36,7 @@ std::vector<std::int8_t> random_codes(test::Random& random, idx n, idx limit) {
 
 TEST_F(GpuOps, Int8ProductIsExact) {
   const Launch l = test::default_launch();
-  if (!int8_product_fits(select_device().compute_capability, 16, 8))
+  if (!byte_product_fits(select_device().compute_capability, 16, 8))
     GTEST_SKIP() << "the int8 product needs a GPU of compute capability 9.0";
   test::Random random(1);
   struct Shape {
@@ -268,7 +268,7 @@ TEST_F(GpuOps, SwigluQuantAndItsBackwardEqualTheReference) {
     swiglu_quant_backward(
         l, SwigluQuantBackward<float>{rows, width, g_pq.data(), g_gain.data(), largest.data(),
                                       rstd.data(), out_largest.data(), g_dz.data(), w_scale.data(),
-                                      partial.data(), g_dgain.data(), false});
+                                      {}, partial.data(), g_dgain.data(), false});
     for (double& v : dpq) v *= 2;
     EXPECT_LT(test::relative_l2(g_pq.get(), dpq), 3e-5) << what;
     EXPECT_LT(test::relative_l2(g_dgain.get(), dgain), 3e-5) << what;
@@ -315,7 +315,7 @@ TEST_F(GpuOps, GatedQuantAndItsBackwardEqualTheReference) {
         l, GatedQuantBackward<float>{rows, width, d_g.data(), d_h.data(), d_gain.data(),
                                      d_inner.data(), largest.data(), g_rstd.data(), rstd.data(),
                                      out_largest.data(), d_dy.data(), w_scale.data(), d_dh.data(),
-                                     partial.data(), d_dgain.data(), d_dinner.data(), false});
+                                     {}, partial.data(), d_dgain.data(), d_dinner.data(), false});
     EXPECT_LT(test::relative_l2(d_dh.get(), dh), 3e-5) << what;
     for (double& v : dg) v *= 2;
     EXPECT_LT(test::relative_l2(d_g.get(), dg), 3e-5) << what;
