@@ -147,8 +147,9 @@ int bench_gpu_kernels(const BenchTrain& o) {
     fmt::print("{}\n", j.dump(2));
     return 0;
   }
-  fmt::print("{}: copy {:.0f} GB/s, bf16 product {:.0f} TFLOP/s; 8-bit operands are taken as twice that\n",
-             r.device, r.copy_bytes_per_s / 1e9, r.bf16_ops_per_s / 1e12);
+  fmt::print(
+      "{}: copy {:.0f} GB/s, bf16 product {:.0f} TFLOP/s; 8-bit operands are taken as twice that\n",
+      r.device, r.copy_bytes_per_s / 1e9, r.bf16_ops_per_s / 1e12);
   for (const auto& j : rows)
     fmt::print("  {:<44} {:>9.1f} us {:>7.0f} GB/s  {:>3.0f} % of its bound ({})\n",
                j["op"].get<std::string>(), j["us"].get<double>(), j["gb_per_s"].get<double>(),

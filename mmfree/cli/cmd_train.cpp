@@ -109,8 +109,9 @@ void add_options(CLI::App& app, Given& g) {
                  "Hopper) [bf16]")
       ->check(CLI::IsMember({"bf16", "fp8"}))
       ->group("Running");
-  app.add_option("--moments", g.moments,
-                 "AdamW's moments on the GPU: float32, or bf16 (4 bytes a parameter less) [float32]")
+  app.add_option(
+         "--moments", g.moments,
+         "AdamW's moments on the GPU: float32, or bf16 (4 bytes a parameter less) [float32]")
       ->check(CLI::IsMember({"float32", "bf16"}))
       ->group("Running");
   app.add_option("--device-memory", g.device_memory,

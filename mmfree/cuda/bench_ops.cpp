@@ -51,7 +51,8 @@ struct Bench {
     logits = arena.take<bf16>(head_rows * v);
     weights = arena.take<bf16>(std::max(2 * f * d, idx{8192} * 8192));
     codes = arena.take<std::int8_t>(rows * wide);
-    for (std::int8_t*& o : out_codes) o = arena.take<std::int8_t>(std::max(rows * std::max({d, m, f}), 2 * f * d));
+    for (std::int8_t*& o : out_codes)
+      o = arena.take<std::int8_t>(std::max(rows * std::max({d, m, f}), 2 * f * d));
     labels = arena.take<std::int32_t>(rows);
   }
 
@@ -162,7 +163,8 @@ void time_row_kernels(Bench& b) {
     cuda::gated_quant_backward(
         b.l, cuda::GatedQuantBackward<bf16>{b.rows, b.m, b.values[0], b.values[1], b.ones, b.ones,
                                             b.row[2], b.row[0], b.row[1], b.row[3], b.values[2],
-                                            b.ones, b.values[3], {}, b.partial, b.nll, b.nll, false});
+                                            b.ones, b.values[3], cuda::Fp8Rows(), b.partial, b.nll,
+                                            b.nll, false});
   });
   b.add("swiglu_quant", rf * 5, 0, [&] {
     cuda::swiglu_quant(b.l, cuda::SwigluQuant<bf16>{b.rows, b.f, b.wide_values[0], b.ones,
@@ -172,7 +174,7 @@ void time_row_kernels(Bench& b) {
     cuda::swiglu_quant_backward(
         b.l, cuda::SwigluQuantBackward<bf16>{b.rows, b.f, b.wide_values[0], b.ones, b.row[2],
                                              b.row[1], b.row[3], b.wide_values[1], b.ones,
-                                             {}, b.partial, b.nll, false});
+                                             cuda::Fp8Rows(), b.partial, b.nll, false});
   });
   b.add("cross_entropy with gradient", b.head_rows * b.v * 4, 0, [&] {
     cuda::cross_entropy(b.l, b.head_rows, b.v, b.logits, b.labels, true, 1.0F, b.row[2], b.nll);

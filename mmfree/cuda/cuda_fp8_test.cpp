@@ -47,8 +47,9 @@ std::size_t at(idx i) {
 struct Shape {
   idx rows, in, out;
 };
-constexpr Shape kShapes[] = {{1, 16, 8},        {3, 48, 40},      {128, 128, 256},  {129, 144, 264},
-                             {300, 1536, 512},  {700, 1040, 344}, {5000, 384, 776}, {300, 5632, 2048}};
+constexpr Shape kShapes[] = {{1, 16, 8},       {3, 48, 40},      {128, 128, 256},
+                             {129, 144, 264},  {300, 1536, 512}, {700, 1040, 344},
+                             {5000, 384, 776}, {300, 5632, 2048}};
 
 TEST_F(GpuFp8, ProductOfSmallIntegersIsExact) {
   const Launch l = test::default_launch();
@@ -58,7 +59,8 @@ TEST_F(GpuFp8, ProductOfSmallIntegersIsExact) {
     std::vector<float> largest;
     for (idx i = 0; i < s.rows * s.in; ++i)
       x.push_back(encoded(static_cast<float>(random.below(3)) - 1.0F));
-    for (const std::int8_t c : random.trits(s.out * s.in)) t.push_back(encoded(static_cast<float>(c)));
+    for (const std::int8_t c : random.trits(s.out * s.in))
+      t.push_back(encoded(static_cast<float>(c)));
     for (idx r = 0; r < s.rows; ++r) largest.push_back(448.0F * static_cast<float>(1 + r % 3));
     DeviceVector<e4m3> dx(x), dt(t);
     DeviceVector<float> dl(largest);
@@ -73,10 +75,10 @@ TEST_F(GpuFp8, ProductOfSmallIntegersIsExact) {
         for (idx k = 0; k < s.in; ++k)
           sum += decoded(x[at(r * s.in + k)]) * decoded(t[at(o * s.in + k)]);
         const float expected = sum * static_cast<float>(1 + r % 3);
-        wrong += __bfloat162float(got[at(r * s.out + o)]) !=
-                         __bfloat162float(__float2bfloat16(expected))
-                     ? 1
-                     : 0;
+        wrong +=
+            __bfloat162float(got[at(r * s.out + o)]) != __bfloat162float(__float2bfloat16(expected))
+                ? 1
+                : 0;
       }
     EXPECT_EQ(wrong, 0) << s.rows << " x " << s.in << " x " << s.out;
   }
@@ -89,7 +91,8 @@ TEST_F(GpuFp8, ProductOfGradientsIsThatOfItsOperands) {
     const std::vector<float> x = random.normals(s.rows * s.in, 1e-4);
     const std::vector<bf16> halves = test::convert<bf16>(x);
     std::vector<e4m3> t;
-    for (const std::int8_t c : random.trits(s.out * s.in)) t.push_back(encoded(static_cast<float>(c)));
+    for (const std::int8_t c : random.trits(s.out * s.in))
+      t.push_back(encoded(static_cast<float>(c)));
     DeviceVector<bf16> dx(halves), y(s.rows * s.out);
     DeviceVector<e4m3> dq(s.rows * s.in), dt(t);
     DeviceVector<float> dl(s.rows);
@@ -124,8 +127,8 @@ TEST_F(GpuFp8, ProductOfGradientsIsThatOfItsOperands) {
         plain_error += (y_ro - plain) * (y_ro - plain);
         norm += plain * plain;
       }
-    const std::string what = std::to_string(s.rows) + " x " + std::to_string(s.in) + " x " +
-                             std::to_string(s.out);
+    const std::string what =
+        std::to_string(s.rows) + " x " + std::to_string(s.in) + " x " + std::to_string(s.out);
     EXPECT_LT(std::sqrt(error / norm), 4e-3) << what;  // rounding to bf16, 14-bit sums
     EXPECT_LT(std::sqrt(plain_error / norm), 0.06) << what;
     EXPECT_TRUE(std::isfinite(plain_error)) << what;
@@ -135,8 +138,13 @@ TEST_F(GpuFp8, ProductOfGradientsIsThatOfItsOperands) {
 TEST_F(GpuFp8, TransposedWeightsAreThoseOfTheCodes) {
   const Launch l = test::default_launch();
   test::Random random(3);
-  for (const auto& [out, in] : {std::pair<idx, idx>{16, 16}, {16, 80}, {80, 16}, {64, 64}, {144, 272},
-                                {1536, 512}, {272, 2064}}) {
+  for (const auto& [out, in] : {std::pair<idx, idx>{16, 16},
+                                {16, 80},
+                                {80, 16},
+                                {64, 64},
+                                {144, 272},
+                                {1536, 512},
+                                {272, 2064}}) {
     const std::vector<std::int8_t> codes = random.trits(out * in);
     DeviceVector<std::int8_t> d(codes);
     DeviceVector<e4m3> t(in * out);

@@ -107,8 +107,7 @@ TEST_F(GpuGolden, LossesOfLeftPaddedSequencesAreThoseOfTheGoldenLogits) {
     const double* row = logits.data() + static_cast<idx>(r) * v;
     double sum = 0;
     for (idx k = 0; k < v; ++k) sum += std::exp(row[k] - row[label]);
-    const LossSum loss =
-        gpu.forward_loss({batch, length, padded.data(), only.data(), mask.data()});
+    const LossSum loss = gpu.forward_loss({batch, length, padded.data(), only.data(), mask.data()});
     EXPECT_EQ(loss.count, 1);
     EXPECT_NEAR(loss.nll, std::log(sum), 5e-5) << "row " << r;
   }

@@ -211,8 +211,8 @@ TEST_F(GpuNetwork, RecomputationGraphsAndAccumulationChangeNoBit) {
   const idx code_bytes = 4 * state_bytes;
   o.memory_limit = all.memory().planned_bytes - static_cast<std::size_t>(code_bytes / 3);
   EXPECT_TRUE(test::same_bits(run(o), expected)) << "with codes computed again";
-  o.memory_limit = all.memory().planned_bytes -
-                   static_cast<std::size_t>(code_bytes + state_bytes + gate_bytes);
+  o.memory_limit =
+      all.memory().planned_bytes - static_cast<std::size_t>(code_bytes + state_bytes + gate_bytes);
   GpuTraining less(net.config, o);
   EXPECT_LT(less.memory().kept_layers, 3);
   EXPECT_TRUE(test::same_bits(run(o), expected)) << "with recomputation";

@@ -268,7 +268,7 @@ TEST_F(GpuOps, SwigluQuantAndItsBackwardEqualTheReference) {
     swiglu_quant_backward(
         l, SwigluQuantBackward<float>{rows, width, g_pq.data(), g_gain.data(), largest.data(),
                                       rstd.data(), out_largest.data(), g_dz.data(), w_scale.data(),
-                                      {}, partial.data(), g_dgain.data(), false});
+                                      Fp8Rows(), partial.data(), g_dgain.data(), false});
     for (double& v : dpq) v *= 2;
     EXPECT_LT(test::relative_l2(g_pq.get(), dpq), 3e-5) << what;
     EXPECT_LT(test::relative_l2(g_dgain.get(), dgain), 3e-5) << what;
@@ -312,10 +312,10 @@ TEST_F(GpuOps, GatedQuantAndItsBackwardEqualTheReference) {
     const std::vector<std::int8_t> got = codes.get();
     expect_codes(got, want, what);
     gated_quant_backward(
-        l, GatedQuantBackward<float>{rows, width, d_g.data(), d_h.data(), d_gain.data(),
-                                     d_inner.data(), largest.data(), g_rstd.data(), rstd.data(),
-                                     out_largest.data(), d_dy.data(), w_scale.data(), d_dh.data(),
-                                     {}, partial.data(), d_dgain.data(), d_dinner.data(), false});
+        l, GatedQuantBackward<float>{
+               rows, width, d_g.data(), d_h.data(), d_gain.data(), d_inner.data(), largest.data(),
+               g_rstd.data(), rstd.data(), out_largest.data(), d_dy.data(), w_scale.data(),
+               d_dh.data(), Fp8Rows(), partial.data(), d_dgain.data(), d_dinner.data(), false});
     EXPECT_LT(test::relative_l2(d_dh.get(), dh), 3e-5) << what;
     for (double& v : dg) v *= 2;
     EXPECT_LT(test::relative_l2(d_g.get(), dg), 3e-5) << what;

@@ -34,7 +34,8 @@ TEST_F(GpuParams, EmbeddingAndItsBackwardEqualTheReference) {
                         Shape{64, 1001, 9}, Shape{1000, 512, 2}}) {
     const std::string what = std::to_string(s.rows) + " x " + std::to_string(s.width);
     const std::vector<std::int32_t> ids = random.ids(s.rows, s.vocab);
-    const auto table = random.normals_f64(s.vocab * s.width), dx = random.normals_f64(s.rows * s.width);
+    const auto table = random.normals_f64(s.vocab * s.width),
+               dx = random.normals_f64(s.rows * s.width);
     std::vector<double> x(dx.size()), dtable(table.size(), 0.25);
     const std::int32_t padding = s.vocab > 2 ? 1 : -1;
     reference::embedding(s.rows, s.width, ids.data(), table.data(), x.data());

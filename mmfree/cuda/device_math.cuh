@@ -115,7 +115,9 @@ struct Raw<bf16, 8> {
   uint4 a;
   __device__ __forceinline__ void get(const bf16* p) { a = *reinterpret_cast<const uint4*>(p); }
   __device__ __forceinline__ void put(bf16* p) const { *reinterpret_cast<uint4*>(p) = a; }
-  __device__ __forceinline__ void pack(const float (&x)[8]) { store<8>(reinterpret_cast<bf16*>(&a), x); }
+  __device__ __forceinline__ void pack(const float (&x)[8]) {
+    store<8>(reinterpret_cast<bf16*>(&a), x);
+  }
   __device__ __forceinline__ void unpack(float (&x)[8]) const {
     const std::uint32_t word[4] = {a.x, a.y, a.z, a.w};
 #pragma unroll
@@ -208,7 +210,8 @@ __device__ __forceinline__ void store_e4m3(std::uint8_t* p, const float (&x)[V],
     *reinterpret_cast<uint2*>(p) = make_uint2(word[0], word[1]);
   } else {
 #pragma unroll
-    for (int i = 0; i < V; ++i) p[i] = __nv_cvt_float_to_fp8(x[i] * scale, __NV_SATFINITE, __NV_E4M3);
+    for (int i = 0; i < V; ++i)
+      p[i] = __nv_cvt_float_to_fp8(x[i] * scale, __NV_SATFINITE, __NV_E4M3);
   }
 }
 

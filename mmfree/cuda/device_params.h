@@ -42,12 +42,12 @@ struct DeviceParams {
   idx size;  // of flat storage
   float *values = nullptr, *grads = nullptr;
   void *m = nullptr, *v = nullptr;  // (size) of float or bf16, or null
-  std::int8_t* codes = nullptr;  // (size), only where matrices are
-  float* scales = nullptr;       // one a matrix: six a layer, the head last
-  float* bounds = nullptr;       // (L, D) or null
-  float* d_bounds = nullptr;     // (L, D)
-  double* norm = nullptr;        // of the last gradient
-  ParamViews p, d;               // into values and grads
+  std::int8_t* codes = nullptr;     // (size), only where matrices are
+  float* scales = nullptr;          // one a matrix: six a layer, the head last
+  float* bounds = nullptr;          // (L, D) or null
+  float* d_bounds = nullptr;        // (L, D)
+  double* norm = nullptr;           // of the last gradient
+  ParamViews p, d;                  // into values and grads
   std::vector<LayerLinears> layers;
   Linear head;
 

@@ -95,8 +95,8 @@ void transpose_codes(const Launch& l, idx out, idx in, const std::int8_t* codes,
 void quantize_rows(const Launch& l, idx rows, idx width, const bf16* x, const Fp8Rows& y) {
   if (rows == 0) return;
   with_row_layout(width, [&]<class Row>(Row, unsigned threads) {
-    quantize_rows_kernel<Row><<<static_cast<unsigned>(rows), threads, 0, l.stream>>>(
-        static_cast<int>(width), x, y);
+    quantize_rows_kernel<Row>
+        <<<static_cast<unsigned>(rows), threads, 0, l.stream>>>(static_cast<int>(width), x, y);
   });
   check(cudaGetLastError(), "gradients in e4m3");
 }

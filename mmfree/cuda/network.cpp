@@ -163,8 +163,8 @@ void DeviceNetwork<T>::product(idx rows, const std::int8_t* x, const float* larg
 }
 
 template <class T>
-void DeviceNetwork<T>::input_gradient(idx rows, const T* dy, const Fp8Rows& dy_fp8,
-                                      const Linear& w, T* dx) {
+void DeviceNetwork<T>::input_gradient(idx rows, const T* dy, const Fp8Rows& dy_fp8, const Linear& w,
+                                      T* dx) {
   if constexpr (sizeof(T) == 2) {
     if (dy_fp8.values != nullptr) {
       auto* weights = reinterpret_cast<e4m3*>(weights_);

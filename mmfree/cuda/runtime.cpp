@@ -14,11 +14,15 @@ constexpr int kOldestCapability = 80;
 // its architectures: A100 2048, GA102 and AD102 512, H100 4096).
 int flops_a_clock(int compute_capability) {
   switch (compute_capability) {
-    case 80: return 2048;
+    case 80:
+      return 2048;
     case 86:
-    case 89: return 512;
-    case 90: return 4096;
-    default: return 0;
+    case 89:
+      return 512;
+    case 90:
+      return 4096;
+    default:
+      return 0;
   }
 }
 }  // namespace

@@ -529,8 +529,8 @@ std::vector<LayerSaturation> GpuTraining::saturation() {
 GpuMemory GpuTraining::memory() const {
   std::size_t free_bytes = 0, total_bytes = 0;
   check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the GPU's memory");
-  return {engine_->device.name, engine_->arena.peak(), total_bytes - free_bytes, total_bytes,
-          engine_->kept_layers, engine_->device.peak_flops};
+  return {engine_->device.name, engine_->arena.peak(), total_bytes - free_bytes,
+          total_bytes,          engine_->kept_layers,  engine_->device.peak_flops};
 }
 
 }  // namespace mmfree

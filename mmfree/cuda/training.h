@@ -45,7 +45,7 @@ struct GpuMemory {
   std::size_t planned_bytes;  // by this network
   std::size_t used_bytes;     // of the device, by everyone
   std::size_t total_bytes;
-  idx kept_layers;  // whose MLP activations are kept, not recomputed
+  idx kept_layers;    // whose MLP activations are kept, not recomputed
   double peak_flops;  // of dense bf16 products at the highest clock; 0: not known
 };
 
