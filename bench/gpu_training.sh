@@ -8,7 +8,7 @@ mkdir -p "$out"
 run() {  # NAME ARGUMENTS...
   local name=$1
   shift
-  if "$mmfree" bench train --device cuda --rounds 15 --json "$@" > "$out/$name.json.tmp"; then
+  if "$mmfree" bench train --device cuda --rounds 9 --json "$@" > "$out/$name.json.tmp"; then
     mv "$out/$name.json.tmp" "$out/$name.json"
     python3 - "$out/$name.json" << 'PYTHON'
 import json, sys

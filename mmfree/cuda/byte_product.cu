@@ -2,9 +2,7 @@
 // gradients. A cluster of two blocks makes a tile of 256 rows by 256 outputs: each block loads its
 // own 128 rows of x and half of the weights, which the copy engine delivers to both. In a block one
 // warp asks for tiles four steps of 128 inputs ahead; two warpgroups multiply 64 rows by 256
-// outputs each, scale their sums and store bf16. Where there are few inputs, storing takes as long
-// as multiplying: then tiles are 128 outputs wide, and of two blocks on a multiprocessor one stores
-// while the other multiplies.
+// outputs each, scale their sums and store bf16.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -18,37 +16,24 @@
 namespace mmfree::cuda {
 namespace {
 
-constexpr int kRows = 128;   // of x, a block
-constexpr int kDepth = 128;  // inputs a step: one 128-byte swizzled line
+constexpr int kRows = 128;     // of x, a block
+constexpr int kOutputs = 256;  // a cluster
+constexpr int kDepth = 128;    // inputs a step: one 128-byte swizzled line
+constexpr int kStages = 4;
 constexpr int kCluster = 2;
-constexpr int kConsumers = 2;     // warpgroups
-constexpr idx kFewInputs = 1024;  // up to these, narrow tiles
+constexpr int kConsumers = 2;  // warpgroups
+constexpr int kThreads = 128 * (kConsumers + 1);
+constexpr int kPieceColumns = 64;                // of the result, staged at a time by each warp
+constexpr int kPieceStride = kPieceColumns + 8;  // bf16 elements; the padding avoids bank conflicts
 
-// Tiles of N outputs a cluster: 256, or 128.
-template <int N>
-struct Tiling {
-  static constexpr bool kNarrow = N == 128;
-  static constexpr int kBlocks = kNarrow ? 2 : 1;  // on a multiprocessor
-  static constexpr int kStages = kNarrow ? 3 : 4;
-  static constexpr int kPieceColumns = kNarrow ? 32 : 64;  // of the result, staged by each warp
-  static constexpr int kPieceStride = kPieceColumns + 8;   // elements; against bank conflicts
-  // The loader is one warp; it gives registers away where the sums need them, which takes a whole
-  // warpgroup.
-  static constexpr bool kGivesRegisters = !kNarrow;
-  static constexpr int kThreads = 128 * kConsumers + (kGivesRegisters ? 128 : 32);
-};
-
-template <int N>
 struct Shared {
-  using Tiles = Tiling<N>;
-  std::uint8_t x[Tiles::kStages][kRows * kDepth];
-  std::uint8_t w[Tiles::kStages][N * kDepth];
-  bf16 piece[kConsumers * 4][16 * Tiles::kPieceStride];
-  alignas(8) std::uint64_t full[Tiles::kStages];
-  std::uint64_t empty[Tiles::kStages];
+  std::uint8_t x[kStages][kRows * kDepth];
+  std::uint8_t w[kStages][kOutputs * kDepth];
+  bf16 piece[kConsumers * 4][16 * kPieceStride];
+  alignas(8) std::uint64_t full[kStages];
+  std::uint64_t empty[kStages];
 };
-template <int N>
-constexpr std::size_t kSharedBytes = sizeof(Shared<N>) + 1024;  // tiles start at multiples of 1024
+constexpr std::size_t kSharedBytes = sizeof(Shared) + 1024;  // tiles start at multiples of 1024
 
 struct Product {
   idx rows;
@@ -125,7 +110,7 @@ __device__ __forceinline__ std::uint64_t matrix_descriptor(const void* p) {
          kStride << 32 | kSwizzle128 << 62;
 }
 
-// d (64 x N) = x (64 x 32) * w (N x 32)^T, added to d when `add`.
+// d (64 x 256) = x (64 x 32) * w (256 x 32)^T, added to d when `add`.
 __device__ __forceinline__ void multiply(int (&d)[128], std::uint64_t x, std::uint64_t w, int add) {
   asm volatile(
       "{\n.reg .pred p;\n"
@@ -199,51 +184,6 @@ __device__ __forceinline__ void multiply(float (&d)[128], std::uint64_t x, std::
         "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
       : "l"(x), "l"(w), "r"(add));
 }
-__device__ __forceinline__ void multiply(int (&d)[64], std::uint64_t x, std::uint64_t w, int add) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "setp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, p;\n}\n"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
-        "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
-        "+r"(d[14]), "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]),
-        "+r"(d[21]), "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]),
-        "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), "+r"(d[32]), "+r"(d[33]), "+r"(d[34]),
-        "+r"(d[35]), "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), "+r"(d[40]), "+r"(d[41]),
-        "+r"(d[42]), "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]), "+r"(d[48]),
-        "+r"(d[49]), "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]),
-        "+r"(d[56]), "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]),
-        "+r"(d[63])
-      : "l"(x), "l"(w), "r"(add));
-}
-__device__ __forceinline__ void multiply(float (&d)[64], std::uint64_t x, std::uint64_t w,
-                                         int add) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "setp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, p, 1, 1;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]),
-        "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
-        "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
-        "+f"(d[63])
-      : "l"(x), "l"(w), "r"(add));
-}
 
 __device__ __forceinline__ void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
@@ -259,10 +199,9 @@ __device__ __forceinline__ int2 tile_of(int n, int pairs, int output_tiles) {
   return make_int2(first + within % height, within / height);
 }
 
-template <int N, class Sum>
-__device__ void store_tile(const Product& a, const Sum (&d)[N / 2], bf16* piece, idx row0,
+template <class Sum>
+__device__ void store_tile(const Product& a, const Sum (&d)[128], bf16* piece, idx row0,
                            int output0) {
-  constexpr int kPieceColumns = Tiling<N>::kPieceColumns, kPieceStride = Tiling<N>::kPieceStride;
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const float w_scale = a.w_scale != nullptr ? *a.w_scale : 1.0F;
   float scale[2];
@@ -272,7 +211,7 @@ __device__ void store_tile(const Product& a, const Sum (&d)[N / 2], bf16* piece,
     scale[i] = row < a.rows ? a.largest[row] / a.limit : 0.0F;
   }
 #pragma unroll
-  for (int part = 0; part < N / kPieceColumns; ++part) {
+  for (int part = 0; part < kOutputs / kPieceColumns; ++part) {
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < kPieceColumns / 8; ++j) {
@@ -300,15 +239,13 @@ __device__ void store_tile(const Product& a, const Sum (&d)[N / 2], bf16* piece,
 #endif
 
 // Sum: int for int8 operands, float for e4m3.
-template <class Sum, int N>
-__global__ void __launch_bounds__(Tiling<N>::kThreads, Tiling<N>::kBlocks)
+template <class Sum>
+__global__ void __launch_bounds__(kThreads, 1)
     byte_product_kernel(const __grid_constant__ CUtensorMap x_map,
                         const __grid_constant__ CUtensorMap w_map, const Product a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char raw[];
-  using Tiles = Tiling<N>;
-  constexpr int kStages = Tiles::kStages;
-  Shared<N>& s = *reinterpret_cast<Shared<N>*>(raw + (1024 - (address(raw) & 1023U)) % 1024);
+  Shared& s = *reinterpret_cast<Shared*>(raw + (1024 - (address(raw) & 1023U)) % 1024);
   const int group = static_cast<int>(threadIdx.x) / 128;
   const int rank = static_cast<int>(blockIdx.x) % kCluster;
   if (threadIdx.x == 0) {
@@ -323,7 +260,7 @@ __global__ void __launch_bounds__(Tiling<N>::kThreads, Tiling<N>::kBlocks)
   cluster_barrier();
 
   const int pairs = static_cast<int>((a.rows + kCluster * kRows - 1) / (kCluster * kRows));
-  const int output_tiles = (a.out + N - 1) / N;
+  const int output_tiles = (a.out + kOutputs - 1) / kOutputs;
   const int steps = (a.in + kDepth - 1) / kDepth;
   const int clusters = static_cast<int>(gridDim.x) / kCluster;
   int stage = 0, parity = 0;
@@ -334,31 +271,31 @@ __global__ void __launch_bounds__(Tiling<N>::kThreads, Tiling<N>::kBlocks)
     }
   };
   if (group == kConsumers) {
-    if constexpr (Tiles::kGivesRegisters) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (static_cast<int>(threadIdx.x) == kConsumers * 128) {
       for (int n = static_cast<int>(blockIdx.x) / kCluster; n < pairs * output_tiles;
            n += clusters) {
         const int2 tile = tile_of(n, pairs, output_tiles);
         const int row = (tile.x * kCluster + rank) * kRows;
-        const int output = tile.y * N + rank * (N / kCluster);
+        const int output = tile.y * kOutputs + rank * (kOutputs / kCluster);
         for (int k = 0; k < steps; ++k) {
           wait(&s.empty[stage], parity ^ 1);  // both blocks' consumers are done with it
-          expect(&s.full[stage], (kRows + N) * kDepth);
+          expect(&s.full[stage], (kRows + kOutputs) * kDepth);
           load_tile(s.x[stage], &x_map, k * kDepth, row, &s.full[stage]);
-          load_tile_for_both(s.w[stage] + rank * (N / kCluster) * kDepth, &w_map, k * kDepth,
+          load_tile_for_both(s.w[stage] + rank * (kOutputs / kCluster) * kDepth, &w_map, k * kDepth,
                              output, &s.full[stage]);
           advance();
         }
       }
     }
   } else {
-    if constexpr (Tiles::kGivesRegisters) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const bool speaks = threadIdx.x % 128 < kCluster;  // one thread for each block of the cluster
     const int to = static_cast<int>(threadIdx.x) % 128;
     for (int n = static_cast<int>(blockIdx.x) / kCluster; n < pairs * output_tiles; n += clusters) {
       const int2 tile = tile_of(n, pairs, output_tiles);
-      Sum d[N / 2];
+      Sum d[128];
       int before = 0;
       for (int k = 0; k < steps; ++k) {
         wait(&s.full[stage], parity);
@@ -379,7 +316,7 @@ __global__ void __launch_bounds__(Tiling<N>::kThreads, Tiling<N>::kBlocks)
       asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
       if (speaks) arrive(&s.empty[before], to);
       const idx row0 = static_cast<idx>(tile.x * kCluster + rank) * kRows + warp * 16;
-      store_tile<N>(a, d, s.piece[warp], row0, tile.y * N);
+      store_tile(a, d, s.piece[warp], row0, tile.y * kOutputs);
     }
   }
   cluster_barrier();  // a block's barriers outlive the last arrival of its neighbour
@@ -417,40 +354,36 @@ CUtensorMap tensor_map(const void* data, idx rows, idx width, int box_rows) {
   return map;
 }
 
-template <class Sum, int N>
-void launch_product(const Launch& l, const void* x, const void* t, const Product& a) {
+template <class Sum>
+void byte_product(const Launch& l, idx rows, idx in, idx out, const void* x, const void* t,
+                  const float* largest, float limit, const float* w_scale, bf16* y) {
+  if (rows == 0) return;
   static const bool configured = [] {
-    check(cudaFuncSetAttribute(byte_product_kernel<Sum, N>,
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(kSharedBytes<N>)),
-          "reserving shared memory");
+    check(
+        cudaFuncSetAttribute(byte_product_kernel<Sum>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(kSharedBytes)),
+        "reserving shared memory");
     return true;
   }();
   static_cast<void>(configured);
-  const CUtensorMap x_map = tensor_map(x, a.rows, a.in, kRows);
-  const CUtensorMap w_map = tensor_map(t, a.out, a.in, N / kCluster);
-  const idx tiles = (a.rows + kCluster * kRows - 1) / (kCluster * kRows) * ((a.out + N - 1) / N);
-  const auto clusters = static_cast<unsigned>(
-      std::min<idx>(tiles, Tiling<N>::kBlocks * l.multiprocessors / kCluster));
+  const CUtensorMap x_map = tensor_map(x, rows, in, kRows);
+  const CUtensorMap w_map = tensor_map(t, out, in, kOutputs / kCluster);
+  const idx tiles =
+      (rows + kCluster * kRows - 1) / (kCluster * kRows) * ((out + kOutputs - 1) / kOutputs);
+  const auto clusters = static_cast<unsigned>(std::min<idx>(tiles, l.multiprocessors / kCluster));
+  const Product a{rows, static_cast<int>(in), static_cast<int>(out), largest, limit, w_scale, y};
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {kCluster, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = clusters * kCluster;
-  config.blockDim = Tiling<N>::kThreads;
-  config.dynamicSmemBytes = kSharedBytes<N>;
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = kSharedBytes;
   config.stream = l.stream;
   config.attrs = &cluster;
   config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, byte_product_kernel<Sum, N>, x_map, w_map, a),
+  check(cudaLaunchKernelEx(&config, byte_product_kernel<Sum>, x_map, w_map, a),
         "product of 8-bit operands");
-}
-
-template <class Sum>
-void byte_product(const Launch& l, const void* x, const void* t, const Product& a) {
-  if (a.rows == 0) return;
-  return a.in <= kFewInputs ? launch_product<Sum, 128>(l, x, t, a)
-                            : launch_product<Sum, 256>(l, x, t, a);
 }
 
 }  // namespace
@@ -461,15 +394,12 @@ bool byte_product_fits(int compute_capability, idx in, idx out) {
 
 void int8_product(const Launch& l, idx rows, idx in, idx out, const std::int8_t* x,
                   const std::int8_t* t, const float* largest, const float* w_scale, bf16* y) {
-  byte_product<int>(
-      l, x, t, {rows, static_cast<int>(in), static_cast<int>(out), largest, 127.0F, w_scale, y});
+  byte_product<int>(l, rows, in, out, x, t, largest, 127.0F, w_scale, y);
 }
 
 void fp8_product(const Launch& l, idx rows, idx in, idx out, const e4m3* x, const e4m3* t,
                  const float* largest, bf16* y) {
-  byte_product<float>(
-      l, x, t,
-      {rows, static_cast<int>(in), static_cast<int>(out), largest, kLargestE4m3, nullptr, y});
+  byte_product<float>(l, rows, in, out, x, t, largest, kLargestE4m3, nullptr, y);
 }
 
 }  // namespace mmfree::cuda

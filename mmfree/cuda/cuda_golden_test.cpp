@@ -113,8 +113,8 @@ TEST_F(GpuGolden, LossesOfLeftPaddedSequencesAreThoseOfTheGoldenLogits) {
   }
 }
 
-// The golden run decays every parameter, this trainer the ternary matrices alone: what the others
-// miss is taken off afterwards.
+// From the third step on single codes round the other way. The golden run decays every parameter,
+// this trainer the ternary matrices alone: what the others miss is taken off afterwards.
 TEST_F(GpuGolden, TwentyAdamWStepsFollowGolden) {
   const Golden run(dir / "adamw_20steps.safetensors");
   const auto losses = run.get<double>("loss_per_step"),
@@ -133,7 +133,11 @@ TEST_F(GpuGolden, TwentyAdamWStepsFollowGolden) {
                 .clip = 0,
                 .step = step});
     const GpuStepResult r = gpu.wait();
-    EXPECT_NEAR(mean(r.nll), losses[at], step <= 3 ? 1e-4 : 0.06) << "step " << step;
+    EXPECT_NEAR(mean(r.nll), losses[at],
+                step <= 2   ? 1e-4
+                : step == 3 ? 3e-4
+                            : 0.06)
+        << "step " << step;
     EXPECT_NEAR(r.grad_norm / norms[at], 1, step <= 3 ? 1e-3 : 0.3) << "step " << step;
     gpu.download(w.data(), m.data(), v.data());
     for (const ParamInfo& p : net.table)

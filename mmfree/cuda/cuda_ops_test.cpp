@@ -132,7 +132,7 @@ void expect_codes(const std::vector<std::int8_t>& got, const std::vector<std::in
 
 // On each side of every row layout, odd widths included. (A row of one element has no gradient: its
 // norm is constant.)
-constexpr idx kWidths[] = {3, 5, 33, 64, 520, 1001, 2048, 2056, 2568, 6152, 8200};
+constexpr idx kWidths[] = {3, 5, 33, 64, 520, 1001, 2048, 2056, 2568, 6152, 7176, 8200};
 
 std::vector<float> as_floats(const std::vector<double>& v) {
   return test::convert<float>(v);

@@ -82,6 +82,7 @@ void DeviceParams::fill_tables(cudaStream_t stream) {
   const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(float);
   check(cudaMemsetAsync(values, 0, bytes, stream), "clearing GPU memory");
   check(cudaMemsetAsync(grads, 0, bytes, stream), "clearing GPU memory");
+  check(cudaMemsetAsync(codes, 0, static_cast<std::size_t>(size), stream), "clearing GPU memory");
   if (moments != Moments::none) {
     check(cudaMemsetAsync(m, 0, moment_bytes(), stream), "clearing GPU memory");
     check(cudaMemsetAsync(v, 0, moment_bytes(), stream), "clearing GPU memory");

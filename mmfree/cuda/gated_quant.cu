@@ -82,7 +82,9 @@ __global__ void __launch_bounds__(Row::kMaxThreads) gated_quant_kernel(const Gat
 // One reduction serves both norms: with c = mean(ohat * dy * inner_gain), the mean that the gated
 // norm's gradient needs is mean(d_o * o) = c * (1 - mean(ohat^2)) = c * eps * rstd^2.
 template <class T, class Row>
-__global__ void __launch_bounds__(Row::kMaxThreads, Row::kMaxThreads <= 256 ? 3 : 1)
+__global__ void __launch_bounds__(Row::kMaxThreads, Row::kMaxThreads <= 256   ? 3
+                                                    : Row::kMaxThreads <= 320 ? 2
+                                                                              : 1)
     gated_quant_backward_kernel(const GatedQuantBackward<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[2][32];

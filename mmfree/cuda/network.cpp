@@ -88,6 +88,7 @@ void DeviceNetwork<T>::take(Arena& arena, const Keep& keep) {
   dx_scaled_ = arena.take<T>(rows_ * d);
   nll_ = arena.take<float>(rows_);
   weights_ = arena.take<T>(std::max({m * d, 2 * f * d, v * d}));
+  all_weights_ = keep.weights ? arena.take<T>(w_.size) : nullptr;
   idx partial = partial_floats(rows_, d, 4, l_.multiprocessors);
   partial = std::max(partial, partial_floats(rows_, m, 2, l_.multiprocessors));
   partial = std::max(partial, partial_floats(rows_, f, 1, l_.multiprocessors));
@@ -172,8 +173,13 @@ void DeviceNetwork<T>::input_gradient(idx rows, const T* dy, const Fp8Rows& dy_f
       return fp8_product(l_, rows, w.out, w.in, dy_fp8.values, weights, dy_fp8.largest, dx);
     }
   }
-  expand_codes(l_, w.out * w.in, w.codes, weights_);
-  products_.multiply<T>(l_.stream, rows, w.in, w.out, {dy, false}, {weights_, false}, dx, false);
+  const T* weights = weights_;
+  if (all_weights_ != nullptr) {
+    weights = all_weights_ + (w.codes - w_.codes);
+  } else {
+    expand_codes(l_, w.out * w.in, w.codes, weights_);
+  }
+  products_.multiply<T>(l_.stream, rows, w.in, w.out, {dy, false}, {weights, false}, dx, false);
 }
 
 template <class T>
@@ -450,6 +456,7 @@ void DeviceNetwork<T>::forward_backward(const DeviceBatch& b, float grad_scale, 
                                         double* total, unsigned* saturated) {
   const MatmulFreeConfig& c = w_.config;
   body(b, /*with_gradient=*/true, saturated);
+  if (all_weights_ != nullptr) expand_codes(l_, w_.size, w_.codes, all_weights_);
   // A tied table gets the head's gradient first, which overwrites.
   if (first && !c.tie_word_embeddings) w_.clear_embedding_gradient(l_.stream);
   head(b, /*with_gradient=*/true, grad_scale, first, total);

@@ -40,9 +40,10 @@ class DeviceNetwork {
   // fp8_backward: input gradients of the layers in e4m3; only where fp8_fits says so.
   DeviceNetwork(DeviceParams& params, Products& products, const Launch& launch,
                 int compute_capability, bool int8_products, bool fp8_backward, idx rows);
-  // Layers that store pq, h and code_values.
+  // Layers that store pq, h and code_values; and whether all weights are kept as numbers.
   struct Keep {
     idx pq = 0, h = 0, codes = 0;
+    bool weights = false;
   };
   // Both passes of the arena.
   void take(Arena& arena, const Keep& keep);
@@ -92,6 +93,7 @@ class DeviceNetwork {
   T *h_ = nullptr, *dh_ = nullptr, *d_o_ = nullptr;  // (R, M)
   Fp8Rows dx_fp8_{}, pq_fp8_{}, mixer_fp8_[3] = {};  // (R, D), (R, 2F), (R, M); as options say
   T* weights_ = nullptr;                             // largest matrix, as numbers
+  T* all_weights_ = nullptr;                         // all of them, likewise, where memory allows
   T* logits_ = nullptr;                              // (head rows, V)
   float* nll_ = nullptr;                             // (R)
   float* partial_ = nullptr;

@@ -249,6 +249,11 @@ EngineOf<T>::EngineOf(const MatmulFreeConfig& c, const GpuTrainingOptions& o) : 
   keep.pq = kept_layers = layers_of(cuda::DeviceNetwork<T>::pq_bytes(c, o.rows));
   keep.h = layers_of(cuda::DeviceNetwork<T>::h_bytes(c, o.rows));
   keep.codes = layers_of(cuda::DeviceNetwork<T>::codes_bytes(c, o.rows));
+  // One launch for all matrices in place of one a product; nothing to gain where those are large,
+  // and input gradients in e4m3 need them otherwise.
+  constexpr std::size_t kSmall = std::size_t{512} << 20;
+  const std::size_t weights = static_cast<std::size_t>(params.size) * sizeof(T) + kAlignment;
+  keep.weights = !o.fp8_backward && weights <= std::min(left, kSmall);
   const auto plan = [&] {
     arena.rewind(0);
     take();
