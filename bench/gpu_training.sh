@@ -22,21 +22,23 @@ PYTHON
   fi
 }
 small=(--size 8m --hidden 512 --layers 8 --intermediate 1536 --vocab-size 8192 --batch 64 --seq 512)
-for backward in bf16 fp8; do
-  tail=
-  [ $backward = fp8 ] && tail=_fp8
-  run 370m_b16$tail --size 370m --batch 16 --backward $backward
-  run 370m_b32$tail --size 370m --batch 32 --backward $backward
-  run 1.3b_b8$tail --size 1.3b --batch 8 --backward $backward
-  run 1.3b_b16$tail --size 1.3b --batch 16 --backward $backward
-  run 1.3b_b16_47gib$tail --size 1.3b --batch 16 --device-memory 47 --backward $backward --moments bf16
-  run 2.7b_b4$tail --size 2.7b --batch 4 --backward $backward
-  run 2.7b_b16$tail --size 2.7b --batch 16 --backward $backward
-  run 36m_b64_t512$tail "${small[@]}" --backward $backward
-done
+both() {  # NAME ARGUMENTS...: with input gradients in bf16 and in fp8
+  local name=$1
+  shift
+  run "$name" "$@"
+  run "${name}_fp8" "$@" --backward fp8
+}
+"$mmfree" bench ops --device cuda --size 1.3b --batch 16 --rounds 20 --json > "$out/ops_1.3b.json"
+"$mmfree" bench ops --device cuda "${small[@]}" --rounds 50 --json > "$out/ops_36m.json"
+both 1.3b_b16 --size 1.3b --batch 16
+both 370m_b32 --size 370m --batch 32
+both 36m_b64_t512 "${small[@]}"
+both 2.7b_b4 --size 2.7b --batch 4
 run 2.7b_b4_fp8_moments_bf16 --size 2.7b --batch 4 --backward fp8 --moments bf16
+both 1.3b_b16_47gib --size 1.3b --batch 16 --device-memory 47 --moments bf16
 for seq in 512 2048 8192 16384; do
   run "1.3b_t$seq" --size 1.3b --batch $((32768 / seq)) --seq $seq
 done
-"$mmfree" bench ops --device cuda --size 1.3b --batch 16 --rounds 20 --json > "$out/ops_1.3b.json"
-"$mmfree" bench ops --device cuda "${small[@]}" --rounds 50 --json > "$out/ops_36m.json"
+both 370m_b16 --size 370m --batch 16
+both 1.3b_b8 --size 1.3b --batch 8
+both 2.7b_b16 --size 2.7b --batch 16

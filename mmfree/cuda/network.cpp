@@ -7,10 +7,15 @@
 namespace mmfree::cuda {
 namespace {
 
-constexpr idx kHeadRows = 8192;           // rows whose logits exist at one time
-constexpr idx kSumFloats = idx{1} << 24;  // of products before scaling
+constexpr idx kHeadLogits = idx{1} << 28;  // that exist at one time
+constexpr idx kSumFloats = idx{1} << 24;   // of products before scaling
 // Gradients that leave the scan are converted in a pass of their own, which pays from this width.
 constexpr idx kWorthPass = 1536;
+
+// Rows whose logits exist at one time.
+idx head_rows(idx vocab) {
+  return std::max<idx>(256, kHeadLogits / vocab / 256 * 256);
+}
 
 std::size_t at(idx i) {
   return static_cast<std::size_t>(i);
@@ -114,7 +119,7 @@ void DeviceNetwork<T>::take(Arena& arena, const Keep& keep) {
 
   // The three stages of a step share the rest: the classifier, the MLP and the mixer.
   const std::size_t shared = arena.mark();
-  logits_ = arena.take<T>(std::min(rows_, kHeadRows) * v);
+  logits_ = arena.take<T>(std::min(rows_, head_rows(v)) * v);
   const std::size_t after_head = arena.mark();
   arena.rewind(shared);
   pq_ = arena.take<T>(rows_ * 2 * f);
@@ -301,8 +306,9 @@ void DeviceNetwork<T>::head(const DeviceBatch& b, bool with_gradient, float grad
   a.inner_rstd = head_stats_.inner_rstd;
   norm_quant(l_, a);
   const float* largest = head_stats_.largest[0];
-  for (idx r = 0; r < rows; r += kHeadRows) {
-    const idx n = std::min(kHeadRows, rows - r);
+  const idx step = head_rows(v);
+  for (idx r = 0; r < rows; r += step) {
+    const idx n = std::min(step, rows - r);
     product(n, codes_[0] + r * d, largest + r, w_.head, logits_);
     cross_entropy(l_, n, v, logits_, b.labels + r, with_gradient, grad_scale, largest + r,
                   nll_ + r);
