@@ -165,6 +165,8 @@ TrainOptions resolve_options(const Given& g, const TokenData& data, const std::s
   take(g.precision, o.precision);
   take(g.backward, o.backward);
   take(g.moments, o.moments);
+  if (o.device == "cpu" && (g.backward || g.moments))
+    fail(ErrorKind::usage, "train: --backward and --moments are for --device cuda");
   take(g.device_memory, o.device_memory_gib);
   if (!run) {
     s.peak_lr = default_peak_lr(o.config.hidden_size);

@@ -149,8 +149,6 @@ void validate(const TrainOptions& o) {
     fail(ErrorKind::usage, fmt::format("--backward is '{}', expected bf16 or fp8", o.backward));
   if (o.moments != "float32" && o.moments != "bf16")
     fail(ErrorKind::usage, fmt::format("--moments is '{}', expected float32 or bf16", o.moments));
-  if (o.device == "cpu" && (o.backward != "bf16" || o.moments != "float32"))
-    fail(ErrorKind::usage, "--backward and --moments are for --device cuda");
   check("device-memory", o.device_memory_gib, 0.0, 1e6);
   check("threads", static_cast<idx>(o.threads), 1, 4096);
   check("checkpoint-every", o.checkpoint_every, 1, kMaxSteps);
