@@ -29,12 +29,6 @@ std::vector<std::int32_t> random_ids(idx n, idx vocab, std::uint64_t stream) {
   return ids;
 }
 
-// Weights that every token is multiplied with: all but the embedding.
-double product_weights(const MatmulFreeConfig& c) {
-  const idx layer = 4 * c.hidden_size * c.mixer_width() + 3 * c.hidden_size * c.mlp_width();
-  return static_cast<double>(c.num_hidden_layers * layer + c.hidden_size * c.vocab_size);
-}
-
 }  // namespace
 
 int bench_train(const BenchTrain& o) {
@@ -44,6 +38,8 @@ int bench_train(const BenchTrain& o) {
   g.rows = rows;
   g.memory_limit = static_cast<std::size_t>(o.memory_gib * 0x1p30);
   g.int8_products = o.int8;
+  g.fp8_backward = o.backward == "fp8";
+  g.bf16_moments = o.moments == "bf16";
   GpuTraining gpu(o.config, g);
   gpu.randomize(1);
   const std::vector<std::int32_t> ids = random_ids(rows, o.config.vocab_size, 0);
@@ -73,7 +69,7 @@ int bench_train(const BenchTrain& o) {
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   const double rate = static_cast<double>(rows) / median;
-  const double flops = 6 * product_weights(o.config) * rate;
+  const double flops = training_flops_a_token(o.config) * rate;
   const GpuMemory m = gpu.memory();
   nlohmann::ordered_json j;
   j["what"] = "train";
@@ -85,6 +81,8 @@ int bench_train(const BenchTrain& o) {
                 {"vocab_size", o.config.vocab_size}};
   j["device"] = m.device;
   j["precision"] = o.precision;
+  j["backward"] = o.backward;
+  j["moments"] = o.moments;
   j["forward_products"] = o.int8 ? "int8 where the device has it" : "floating point";
   j["batch"] = o.batch;
   j["seq"] = o.seq;
@@ -94,6 +92,7 @@ int bench_train(const BenchTrain& o) {
   j["step_s"] = median;
   j["rounds"] = o.rounds;
   j["tflops"] = flops / 1e12;  // 6 per weight and token
+  if (m.peak_flops > 0) j["mfu"] = flops / m.peak_flops;
   j["peak_bytes"] = m.used_bytes;
   j["planned_bytes"] = m.planned_bytes;
   j["layers_kept"] = m.kept_layers;
@@ -107,7 +106,10 @@ int bench_train(const BenchTrain& o) {
   fmt::print("  speed     {:.0f} tokens/s ({:.0f} to {:.0f} over {} steps), {:.2f} ms a step\n",
              rate, static_cast<double>(rows) / seconds.back(),
              static_cast<double>(rows) / seconds.front(), o.rounds, 1e3 * median);
-  fmt::print("  products  {:.0f} TFLOP/s (6 operations a weight and token)\n", flops / 1e12);
+  fmt::print("  products  {:.0f} TFLOP/s (6 operations a weight and token)", flops / 1e12);
+  if (m.peak_flops > 0)
+    fmt::print(", {:.0f} % of {:.0f} in bf16", 100 * flops / m.peak_flops, m.peak_flops / 1e12);
+  fmt::print("\n");
   fmt::print(
       "  memory    {:.2f} GiB of the device in use; MLP activations of {} of {} layers kept\n",
       static_cast<double>(m.used_bytes) / 0x1p30, m.kept_layers, o.config.num_hidden_layers);
@@ -118,9 +120,9 @@ int bench_gpu_kernels(const BenchTrain& o) {
   const GpuOps r = bench_gpu_ops(o.config, o.batch, o.seq, std::max<idx>(1, o.rounds));
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const GpuOpTime& op : r.ops) {
-    // int8 tensor cores are twice as fast as bf16 ones.
-    const bool int8 = op.name.starts_with("int8");
-    const double peak = r.bf16_ops_per_s * (int8 ? 2 : 1);
+    // Tensor cores are twice as fast on 8-bit operands as on bf16.
+    const bool bytes = op.name.starts_with("int8") || op.name.starts_with("fp8");
+    const double peak = r.bf16_ops_per_s * (bytes ? 2 : 1);
     const double memory_s = op.bytes / r.copy_bytes_per_s;
     const double product_s = op.operations / peak;
     nlohmann::ordered_json j;
@@ -145,8 +147,9 @@ int bench_gpu_kernels(const BenchTrain& o) {
     fmt::print("{}\n", j.dump(2));
     return 0;
   }
-  fmt::print("{}: copy {:.0f} GB/s, bf16 product {:.0f} TFLOP/s; int8 is taken as twice that\n",
-             r.device, r.copy_bytes_per_s / 1e9, r.bf16_ops_per_s / 1e12);
+  fmt::print(
+      "{}: copy {:.0f} GB/s, bf16 product {:.0f} TFLOP/s; 8-bit operands are taken as twice that\n",
+      r.device, r.copy_bytes_per_s / 1e9, r.bf16_ops_per_s / 1e12);
   for (const auto& j : rows)
     fmt::print("  {:<44} {:>9.1f} us {:>7.0f} GB/s  {:>3.0f} % of its bound ({})\n",
                j["op"].get<std::string>(), j["us"].get<double>(), j["gb_per_s"].get<double>(),

@@ -15,6 +15,8 @@ struct BenchTrain {
   idx rounds = 9;  // steps measured; the median is reported
   double memory_gib = 0;
   std::string precision = "bf16";
+  std::string backward = "bf16";    // or fp8
+  std::string moments = "float32";  // or bf16
   bool int8 = true;
   bool json = false;
 };

@@ -441,6 +441,12 @@ int cmd_bench(Args args) {
   app.add_option("--precision", t.precision, "of activations and gradients (train)")
       ->check(CLI::IsMember({"bf16", "float32"}))
       ->capture_default_str();
+  app.add_option("--backward", t.backward, "operands of the layers' input gradients (train)")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
+      ->capture_default_str();
+  app.add_option("--moments", t.moments, "AdamW's moments (train)")
+      ->check(CLI::IsMember({"float32", "bf16"}))
+      ->capture_default_str();
   app.add_option("--hidden", hidden, "hidden size instead of the size's (train)");
   app.add_option("--layers", layers, "number of layers instead of the size's (train)");
   app.add_option("--intermediate", intermediate, "MLP width instead of the formula's (train)");

@@ -30,7 +30,7 @@ struct Given {
   std::optional<idx> checkpoint_every, keep, eval_every, eval_tokens, health_every, sample_every,
       sample_tokens;
   idx stop_after = 0;
-  std::optional<std::string> device, precision;
+  std::optional<std::string> device, precision, backward, moments;
   std::optional<double> device_memory;
   std::string out;
   int threads = 1;
@@ -104,6 +104,16 @@ void add_options(CLI::App& app, Given& g) {
                  "of activations and gradients on the GPU: bf16 or float32 [bf16]")
       ->check(CLI::IsMember({"bf16", "float32"}))
       ->group("Running");
+  app.add_option("--backward", g.backward,
+                 "operands of the layers' input gradients on the GPU: bf16, or fp8 (faster; needs "
+                 "Hopper) [bf16]")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
+      ->group("Running");
+  app.add_option(
+         "--moments", g.moments,
+         "AdamW's moments on the GPU: float32, or bf16 (4 bytes a parameter less) [float32]")
+      ->check(CLI::IsMember({"float32", "bf16"}))
+      ->group("Running");
   app.add_option("--device-memory", g.device_memory,
                  "GiB of the GPU to use at most; what does not fit is computed again [all free]")
       ->group("Running");
@@ -153,6 +163,10 @@ TrainOptions resolve_options(const Given& g, const TokenData& data, const std::s
   if (g.schedule) s.kind = find_schedule(*g.schedule);
   take(g.device, o.device);
   take(g.precision, o.precision);
+  take(g.backward, o.backward);
+  take(g.moments, o.moments);
+  if (o.device == "cpu" && (g.backward || g.moments))
+    fail(ErrorKind::usage, "train: --backward and --moments are for --device cuda");
   take(g.device_memory, o.device_memory_gib);
   if (!run) {
     s.peak_lr = default_peak_lr(o.config.hidden_size);

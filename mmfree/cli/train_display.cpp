@@ -58,6 +58,8 @@ std::string TrainDisplay::status(const MetricsRow& row) const {
       fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  |g| {:.3f}  {:.0f} tok/s  ETA {}", row.step,
                   steps_, loss_, row.lr, row.grad_norm, row.tokens_per_s,
                   duration(step_s_ * static_cast<double>(steps_ - row.step)));
+  if (row.mfu) s += fmt::format("  MFU {:.0f}%", 100 * *row.mfu);
+  if (device_gib_ >= 0) s += fmt::format("  {:.1f} GiB", device_gib_);
   if (val_bits_per_byte_ >= 0) s += fmt::format("  val {:.4f} bits/byte", val_bits_per_byte_);
   return s;
 }
@@ -70,6 +72,7 @@ void TrainDisplay::step(const MetricsRow& row) {
   step_s_ = step_s_ == 0 ? took : kKeep * step_s_ + (1 - kKeep) * took;
   last_elapsed_s_ = row.elapsed_s;
   if (row.val_bits_per_byte) val_bits_per_byte_ = *row.val_bits_per_byte;
+  if (row.device_bytes) device_gib_ = static_cast<double>(*row.device_bytes) / 0x1p30;
   if (quiet_) return;
 
   const Clock::time_point now = Clock::now();

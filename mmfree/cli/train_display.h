@@ -33,6 +33,7 @@ class TrainDisplay {
   double step_s_ = 0;           // smoothed seconds a step
   double last_elapsed_s_ = -1;  // none yet
   double val_bits_per_byte_ = -1;
+  double device_gib_ = -1;
 };
 
 }  // namespace mmfree

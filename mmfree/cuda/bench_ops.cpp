@@ -25,7 +25,7 @@ struct Bench {
   cudaStream_t stream = nullptr;  // the default stream
   cuda::Launch l{nullptr, device.multiprocessors};
   cuda::Arena arena;
-  cuda::DeviceParams params{c, true};
+  cuda::DeviceParams params{c, cuda::Moments::full};
   idx rows = batch * length, d = c.hidden_size, m = c.mixer_width(), f = c.mlp_width();
   idx v = c.vocab_size, head_rows = std::min<idx>(rows, 8192);
   idx wide = std::max({d, m, 2 * f});
@@ -51,7 +51,8 @@ struct Bench {
     logits = arena.take<bf16>(head_rows * v);
     weights = arena.take<bf16>(std::max(2 * f * d, idx{8192} * 8192));
     codes = arena.take<std::int8_t>(rows * wide);
-    for (std::int8_t*& o : out_codes) o = arena.take<std::int8_t>(rows * std::max({d, m, f}));
+    for (std::int8_t*& o : out_codes)
+      o = arena.take<std::int8_t>(std::max(rows * std::max({d, m, f}), 2 * f * d));
     labels = arena.take<std::int32_t>(rows);
   }
 
@@ -162,7 +163,8 @@ void time_row_kernels(Bench& b) {
     cuda::gated_quant_backward(
         b.l, cuda::GatedQuantBackward<bf16>{b.rows, b.m, b.values[0], b.values[1], b.ones, b.ones,
                                             b.row[2], b.row[0], b.row[1], b.row[3], b.values[2],
-                                            b.ones, b.values[3], b.partial, b.nll, b.nll, false});
+                                            b.ones, b.values[3], cuda::Fp8Rows(), b.partial, b.nll,
+                                            b.nll, false});
   });
   b.add("swiglu_quant", rf * 5, 0, [&] {
     cuda::swiglu_quant(b.l, cuda::SwigluQuant<bf16>{b.rows, b.f, b.wide_values[0], b.ones,
@@ -172,7 +174,7 @@ void time_row_kernels(Bench& b) {
     cuda::swiglu_quant_backward(
         b.l, cuda::SwigluQuantBackward<bf16>{b.rows, b.f, b.wide_values[0], b.ones, b.row[2],
                                              b.row[1], b.row[3], b.wide_values[1], b.ones,
-                                             b.partial, b.nll, false});
+                                             cuda::Fp8Rows(), b.partial, b.nll, false});
   });
   b.add("cross_entropy with gradient", b.head_rows * b.v * 4, 0, [&] {
     cuda::cross_entropy(b.l, b.head_rows, b.v, b.logits, b.labels, true, 1.0F, b.row[2], b.nll);
@@ -197,7 +199,7 @@ void time_products(Bench& b, cuda::Products& products) {
     return 2.0 * static_cast<double>(b.rows) * static_cast<double>(out) * static_cast<double>(in);
   };
   const auto forward = [&](const char* name, idx out, idx in) {
-    if (!cuda::int8_product_fits(b.device.compute_capability, in, out)) return;
+    if (!cuda::byte_product_fits(b.device.compute_capability, in, out)) return;
     b.add(name, b.rows * in + out * in + 2 * b.rows * out, ops(out, in), [&, out, in] {
       cuda::int8_product(b.l, b.rows, in, out, b.codes, b.codes, b.row[2], b.ones,
                          b.wide_values[0]);
@@ -206,6 +208,26 @@ void time_products(Bench& b, cuda::Products& products) {
   forward("int8 product, mixer", b.m, b.d);
   forward("int8 product, gate", 2 * b.f, b.d);
   forward("int8 product, down", b.d, b.f);
+  const auto in_fp8 = [&](const char* name, idx out, idx in) {
+    if (!cuda::byte_product_fits(b.device.compute_capability, out, in)) return;
+    const auto* gradient = reinterpret_cast<const cuda::e4m3*>(b.codes);
+    b.add(name, b.rows * out + out * in + 2 * b.rows * in, ops(out, in), [&, out, in, gradient] {
+      cuda::fp8_product(b.l, b.rows, out, in, gradient, gradient, b.row[2], b.wide_values[0]);
+    });
+  };
+  in_fp8("fp8 input gradient, mixer", b.m, b.d);
+  in_fp8("fp8 input gradient, gate", 2 * b.f, b.d);
+  in_fp8("fp8 input gradient, down", b.d, b.f);
+  if (b.d % 16 == 0 && b.f % 16 == 0)
+    b.add("transposed weights in e4m3, gate", 2 * 2 * b.f * b.d, 0, [&] {
+      cuda::transpose_codes(b.l, 2 * b.f, b.d, b.codes,
+                            reinterpret_cast<cuda::e4m3*>(b.out_codes[0]));
+    });
+  if (b.m % 8 == 0)
+    b.add("rows of the scan's gradients in e4m3", 3 * b.rows * b.m, 0, [&] {
+      cuda::quantize_rows(b.l, b.rows, b.m, b.values[0],
+                          {reinterpret_cast<cuda::e4m3*>(b.out_codes[0]), b.row[2]});
+    });
   b.add("input gradient, gate", 2 * (b.rows * 2 * b.f + 2 * b.f * b.d + b.rows * b.d),
         ops(2 * b.f, b.d), [&] {
           products.multiply<bf16>(b.stream, b.rows, b.d, 2 * b.f, {b.wide_values[0], false},

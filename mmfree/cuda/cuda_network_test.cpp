@@ -208,7 +208,13 @@ TEST_F(GpuNetwork, RecomputationGraphsAndAccumulationChangeNoBit) {
   ASSERT_EQ(all.memory().kept_layers, 3);
   const idx gate_bytes = o.rows * 2 * c.config.mlp_width() * 2;  // of one layer, in bf16
   const idx state_bytes = 3 * o.rows * c.config.hidden_size * 2;
-  o.memory_limit = all.memory().planned_bytes - static_cast<std::size_t>(state_bytes + gate_bytes);
+  const idx code_bytes = 4 * state_bytes;
+  const idx weight_bytes = 2 * storage_size(matmulfree_params(c.config));
+  o.memory_limit =
+      all.memory().planned_bytes - static_cast<std::size_t>(weight_bytes + code_bytes / 3);
+  EXPECT_TRUE(test::same_bits(run(o), expected)) << "with codes computed again";
+  o.memory_limit = all.memory().planned_bytes -
+                   static_cast<std::size_t>(weight_bytes + code_bytes + state_bytes + gate_bytes);
   GpuTraining less(net.config, o);
   EXPECT_LT(less.memory().kept_layers, 3);
   EXPECT_TRUE(test::same_bits(run(o), expected)) << "with recomputation";

@@ -36,7 +36,7 @@ std::vector<std::int8_t> random_codes(test::Random& random, idx n, idx limit) {
 
 TEST_F(GpuOps, Int8ProductIsExact) {
   const Launch l = test::default_launch();
-  if (!int8_product_fits(select_device().compute_capability, 16, 8))
+  if (!byte_product_fits(select_device().compute_capability, 16, 8))
     GTEST_SKIP() << "the int8 product needs a GPU of compute capability 9.0";
   test::Random random(1);
   struct Shape {
@@ -132,7 +132,7 @@ void expect_codes(const std::vector<std::int8_t>& got, const std::vector<std::in
 
 // On each side of every row layout, odd widths included. (A row of one element has no gradient: its
 // norm is constant.)
-constexpr idx kWidths[] = {3, 5, 33, 64, 520, 1001, 2048, 2056, 2568, 6152, 8200};
+constexpr idx kWidths[] = {3, 5, 33, 64, 520, 1001, 2048, 2056, 2568, 6152, 7176, 8200};
 
 std::vector<float> as_floats(const std::vector<double>& v) {
   return test::convert<float>(v);
@@ -268,7 +268,7 @@ TEST_F(GpuOps, SwigluQuantAndItsBackwardEqualTheReference) {
     swiglu_quant_backward(
         l, SwigluQuantBackward<float>{rows, width, g_pq.data(), g_gain.data(), largest.data(),
                                       rstd.data(), out_largest.data(), g_dz.data(), w_scale.data(),
-                                      partial.data(), g_dgain.data(), false});
+                                      Fp8Rows(), partial.data(), g_dgain.data(), false});
     for (double& v : dpq) v *= 2;
     EXPECT_LT(test::relative_l2(g_pq.get(), dpq), 3e-5) << what;
     EXPECT_LT(test::relative_l2(g_dgain.get(), dgain), 3e-5) << what;
@@ -312,10 +312,10 @@ TEST_F(GpuOps, GatedQuantAndItsBackwardEqualTheReference) {
     const std::vector<std::int8_t> got = codes.get();
     expect_codes(got, want, what);
     gated_quant_backward(
-        l, GatedQuantBackward<float>{rows, width, d_g.data(), d_h.data(), d_gain.data(),
-                                     d_inner.data(), largest.data(), g_rstd.data(), rstd.data(),
-                                     out_largest.data(), d_dy.data(), w_scale.data(), d_dh.data(),
-                                     partial.data(), d_dgain.data(), d_dinner.data(), false});
+        l, GatedQuantBackward<float>{
+               rows, width, d_g.data(), d_h.data(), d_gain.data(), d_inner.data(), largest.data(),
+               g_rstd.data(), rstd.data(), out_largest.data(), d_dy.data(), w_scale.data(),
+               d_dh.data(), Fp8Rows(), partial.data(), d_dgain.data(), d_dinner.data(), false});
     EXPECT_LT(test::relative_l2(d_dh.get(), dh), 3e-5) << what;
     for (double& v : dg) v *= 2;
     EXPECT_LT(test::relative_l2(d_g.get(), dg), 3e-5) << what;

@@ -2,6 +2,7 @@
 // Device helpers shared by the kernels: vectors of 8 elements in float32, bf16 or int8, sums over a
 // block in a fixed order, and elementary functions.
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -85,6 +86,8 @@ template <class T, int V>
 struct Raw {
   T value;  // V = 1
   __device__ __forceinline__ void get(const T* p) { value = *p; }
+  __device__ __forceinline__ void put(T* p) const { *p = value; }
+  __device__ __forceinline__ void pack(const float (&x)[V]) { value = from_float<T>(x[0]); }
   __device__ __forceinline__ void unpack(float (&x)[V]) const { x[0] = to_float(value); }
 };
 template <>
@@ -93,6 +96,14 @@ struct Raw<float, 8> {
   __device__ __forceinline__ void get(const float* p) {
     a = reinterpret_cast<const float4*>(p)[0];
     b = reinterpret_cast<const float4*>(p)[1];
+  }
+  __device__ __forceinline__ void put(float* p) const {
+    reinterpret_cast<float4*>(p)[0] = a;
+    reinterpret_cast<float4*>(p)[1] = b;
+  }
+  __device__ __forceinline__ void pack(const float (&x)[8]) {
+    a = make_float4(x[0], x[1], x[2], x[3]);
+    b = make_float4(x[4], x[5], x[6], x[7]);
   }
   __device__ __forceinline__ void unpack(float (&x)[8]) const {
     x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
@@ -103,6 +114,10 @@ template <>
 struct Raw<bf16, 8> {
   uint4 a;
   __device__ __forceinline__ void get(const bf16* p) { a = *reinterpret_cast<const uint4*>(p); }
+  __device__ __forceinline__ void put(bf16* p) const { *reinterpret_cast<uint4*>(p) = a; }
+  __device__ __forceinline__ void pack(const float (&x)[8]) {
+    store<8>(reinterpret_cast<bf16*>(&a), x);
+  }
   __device__ __forceinline__ void unpack(float (&x)[8]) const {
     const std::uint32_t word[4] = {a.x, a.y, a.z, a.w};
 #pragma unroll
@@ -169,6 +184,35 @@ __device__ __forceinline__ unsigned count_saturated(const float (&shifted)[V]) {
 #pragma unroll
   for (int i = 0; i < V; ++i) n += fabsf(code_value(shifted[i])) == 127.0F ? 1U : 0U;
   return n;
+}
+
+// Rows of gradients in e4m3. A row of zeros is scaled by a finite number too.
+inline constexpr float kLeastLargest = 1e-30F;
+template <int V>
+__device__ __forceinline__ void include_magnitudes(const float (&x)[V], float& largest) {
+#pragma unroll
+  for (int i = 0; i < V; ++i) largest = fmaxf(largest, fabsf(x[i]));
+}
+// x * scale; what is not finite becomes NaN.
+template <int V>
+__device__ __forceinline__ void store_e4m3(std::uint8_t* p, const float (&x)[V], float scale) {
+  if constexpr (V == 8) {
+    std::uint32_t word[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float* v = x + 4 * i;
+      const std::uint32_t low = __nv_cvt_float2_to_fp8x2(make_float2(v[0] * scale, v[1] * scale),
+                                                         __NV_SATFINITE, __NV_E4M3);
+      const std::uint32_t high = __nv_cvt_float2_to_fp8x2(make_float2(v[2] * scale, v[3] * scale),
+                                                          __NV_SATFINITE, __NV_E4M3);
+      word[i] = low | high << 16;
+    }
+    *reinterpret_cast<uint2*>(p) = make_uint2(word[0], word[1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      p[i] = __nv_cvt_float_to_fp8(x[i] * scale, __NV_SATFINITE, __NV_E4M3);
+  }
 }
 
 __device__ __forceinline__ float sigmoid(float x) {

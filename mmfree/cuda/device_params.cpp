@@ -4,8 +4,8 @@
 
 namespace mmfree::cuda {
 
-DeviceParams::DeviceParams(const MatmulFreeConfig& c, bool moments)
-    : config(c), with_moments(moments), table(matmulfree_params(c)), size(storage_size(table)) {
+DeviceParams::DeviceParams(const MatmulFreeConfig& c, Moments stored)
+    : config(c), moments(stored), table(matmulfree_params(c)), size(storage_size(table)) {
   // Ternary matrices are numbered in the order of the table: six a layer, then the head. A tied
   // head is the embedding table, which comes first in storage and last in number.
   const int head_number = static_cast<int>(6 * c.num_hidden_layers);
@@ -28,9 +28,9 @@ DeviceParams::DeviceParams(const MatmulFreeConfig& c, bool moments)
 void DeviceParams::take(Arena& arena) {
   values = arena.take<float>(size);
   grads = arena.take<float>(size);
-  if (with_moments) {
-    m = arena.take<float>(size);
-    v = arena.take<float>(size);
+  if (moments != Moments::none) {
+    m = arena.take<char>(static_cast<idx>(moment_bytes()));
+    v = arena.take<char>(static_cast<idx>(moment_bytes()));
   }
   codes = arena.take<std::int8_t>(size);
   scales = arena.take<float>(static_cast<idx>(matrices_.size()));
@@ -82,9 +82,10 @@ void DeviceParams::fill_tables(cudaStream_t stream) {
   const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(float);
   check(cudaMemsetAsync(values, 0, bytes, stream), "clearing GPU memory");
   check(cudaMemsetAsync(grads, 0, bytes, stream), "clearing GPU memory");
-  if (with_moments) {
-    check(cudaMemsetAsync(m, 0, bytes, stream), "clearing GPU memory");
-    check(cudaMemsetAsync(v, 0, bytes, stream), "clearing GPU memory");
+  check(cudaMemsetAsync(codes, 0, static_cast<std::size_t>(size), stream), "clearing GPU memory");
+  if (moments != Moments::none) {
+    check(cudaMemsetAsync(m, 0, moment_bytes(), stream), "clearing GPU memory");
+    check(cudaMemsetAsync(v, 0, moment_bytes(), stream), "clearing GPU memory");
   }
   check(cudaStreamSynchronize(stream), "copying the parameter table to the GPU");
 }
@@ -105,8 +106,18 @@ void DeviceParams::update(const Launch& l, const AdamWStep& step) {
   check(cudaMemcpyAsync(step_, &step, sizeof step, cudaMemcpyHostToDevice, l.stream),
         "copying the optimizer's numbers to the GPU");
   gradient_norm(l, plan_, grads, sums_, norm);
-  adamw(l, plan_, step_, norm, grads, values, m, v, sums_);
+  if (moments == Moments::half) {
+    adamw(l, plan_, step_, norm, grads, values, static_cast<bf16*>(m), static_cast<bf16*>(v),
+          sums_);
+  } else {
+    adamw(l, plan_, step_, norm, grads, values, static_cast<float*>(m), static_cast<float*>(v),
+          sums_);
+  }
   ternarize_from_sums(l);
+}
+
+std::size_t DeviceParams::moment_bytes() const {
+  return static_cast<std::size_t>(size) * (moments == Moments::half ? sizeof(bf16) : sizeof(float));
 }
 
 void DeviceParams::clear_embedding_gradient(cudaStream_t stream) {

@@ -21,8 +21,11 @@ struct LayerLinears {
   Linear i, f, g, o, gate, down;
 };
 
+// How AdamW's moments are stored.
+enum class Moments { none, full, half };  // half: bf16
+
 struct DeviceParams {
-  DeviceParams(const MatmulFreeConfig& config, bool with_moments);
+  DeviceParams(const MatmulFreeConfig& config, Moments moments);
   // Both passes of the arena; after the second the pointers below are valid.
   void take(Arena& arena);
   // Copies the tables to the device; once, after take.
@@ -31,18 +34,20 @@ struct DeviceParams {
   void ternarize(const Launch& l);  // codes, scales and bounds of the values as they are
   void update(const Launch& l, const AdamWStep& step);  // norm, AdamW, then the same
   void clear_embedding_gradient(cudaStream_t stream);
+  std::size_t moment_bytes() const;  // of m, and of v
 
   MatmulFreeConfig config;
-  bool with_moments;
+  Moments moments;
   std::vector<ParamInfo> table;
   idx size;  // of flat storage
-  float *values = nullptr, *grads = nullptr, *m = nullptr, *v = nullptr;
-  std::int8_t* codes = nullptr;  // (size), only where matrices are
-  float* scales = nullptr;       // one a matrix: six a layer, the head last
-  float* bounds = nullptr;       // (L, D) or null
-  float* d_bounds = nullptr;     // (L, D)
-  double* norm = nullptr;        // of the last gradient
-  ParamViews p, d;               // into values and grads
+  float *values = nullptr, *grads = nullptr;
+  void *m = nullptr, *v = nullptr;  // (size) of float or bf16, or null
+  std::int8_t* codes = nullptr;     // (size), only where matrices are
+  float* scales = nullptr;          // one a matrix: six a layer, the head last
+  float* bounds = nullptr;          // (L, D) or null
+  float* d_bounds = nullptr;        // (L, D)
+  double* norm = nullptr;           // of the last gradient
+  ParamViews p, d;                  // into values and grads
   std::vector<LayerLinears> layers;
   Linear head;
 

@@ -82,10 +82,13 @@ __global__ void __launch_bounds__(Row::kMaxThreads) gated_quant_kernel(const Gat
 // One reduction serves both norms: with c = mean(ohat * dy * inner_gain), the mean that the gated
 // norm's gradient needs is mean(d_o * o) = c * (1 - mean(ohat^2)) = c * eps * rstd^2.
 template <class T, class Row>
-__global__ void __launch_bounds__(Row::kMaxThreads, Row::kMaxThreads <= 256 ? 3 : 1)
+__global__ void __launch_bounds__(Row::kMaxThreads, Row::kMaxThreads <= 256   ? 3
+                                                    : Row::kMaxThreads <= 320 ? 2
+                                                                              : 1)
     gated_quant_backward_kernel(const GatedQuantBackward<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[2][32];
+  __shared__ float maxima[32];
   const int width = static_cast<int>(a.width);
   float dgain[Row::kItems][V] = {}, dinner[Row::kItems][V] = {};
   Raw<T, V> g_raw[Row::kItems], h_raw[Row::kItems], dy_raw[Row::kItems];
@@ -136,6 +139,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads, Row::kMaxThreads <= 256 ? 3 
     const float c2 = c1 * kInnerEps * rstd * rstd;
     const float out_scale = a.g_largest[row] / 127.0F;
     const float code_scale = 127.0F / largest;
+    float top[1] = {kLeastLargest};  // of the magnitudes of g's gradient
 #pragma unroll
     for (int i = 0; i < Row::kItems; ++i) {
       const int k = Row::column(i);
@@ -159,11 +163,26 @@ __global__ void __launch_bounds__(Row::kMaxThreads, Row::kMaxThreads <= 256 ? 3 
           h[j] = d_o * ghat * gain[j] * silu_slope(h[j], s);
           dy[j] = code_value(shifted_code(ohat * inner[j], code_scale));
         }
-        store<V>(a.g + base + k, g);
+        g_now[i].pack(g);
+        g_now[i].put(a.g + base + k);
+        include_magnitudes<V>(g, top[0]);
         store<V>(a.dh + base + k, h);
         store<V>(a.d_o + base + k, dy);
       }
     }
+    if (a.g_fp8.values == nullptr) continue;
+    block_max<1>(top, maxima);
+    const float fp8_scale = kLargestE4m3 / top[0];
+#pragma unroll
+    for (int i = 0; i < Row::kItems; ++i) {
+      const int k = Row::column(i);
+      if (k < width) {
+        float g[V];
+        g_now[i].unpack(g);
+        store_e4m3<V>(a.g_fp8.values + base + k, g, fp8_scale);
+      }
+    }
+    if (threadIdx.x == 0) a.g_fp8.largest[row] = top[0];
   }
   float* partial = a.partial + static_cast<idx>(blockIdx.x) * 2 * a.width;
 #pragma unroll

@@ -19,6 +19,16 @@ namespace mmfree::cuda {
 
 using bf16 = __nv_bfloat16;
 
+// An 8-bit number of 4 exponent and 3 mantissa bits, as its byte.
+using e4m3 = std::uint8_t;
+inline constexpr float kLargestE4m3 = 448.0F;
+// Rows in e4m3, each scaled so that its largest magnitude becomes kLargestE4m3. Null values: not
+// wanted.
+struct Fp8Rows {
+  e4m3* values;    // (R, K)
+  float* largest;  // (R) before scaling
+};
+
 // Where kernels run.
 struct Launch {
   cudaStream_t stream;
@@ -64,6 +74,7 @@ struct NormQuantBackward {
   bool first;
   const float* next_largest;  // (R) of the BitLinear that dx is the output gradient of, or null
   T* dx_scaled;               // (R, K) dx * next_largest / 127, or null
+  Fp8Rows dx_fp8;             // dx_scaled in e4m3, if its values are not null
   float* partial;             // (blocks, (projections + 1) * K), see column_blocks
   float* douter;              // (K)
   float* dgain[3];            // (K)
@@ -138,6 +149,7 @@ struct GatedQuantBackward {
   T* d_o;                  // (R, M) product dy' * t; replaced by the codes of o as numbers
   const float* w_scale;
   T* dh;           // (R, M) overwritten
+  Fp8Rows g_fp8;   // g's gradient as written, in e4m3, if its values are not null
   float* partial;  // (blocks, 2 M)
   float* dgain;
   float* dinner_gain;
@@ -170,6 +182,7 @@ struct SwigluQuantBackward {
   const float* v_largest;  // (R) of the gate projection's input
   T* dz;                   // (R, F) product dy' * t; replaced by the codes of z as numbers
   const float* w_scale;
+  Fp8Rows pq_fp8;  // the gradient as written, in e4m3, if its values are not null
   float* partial;  // (blocks, F)
   float* dgain;
   bool accumulate;
@@ -207,6 +220,10 @@ void sum_losses(const Launch& l, idx rows, const float* nll, bool accumulate, do
 // t as numbers of type T.
 template <class T>
 void expand_codes(const Launch& l, idx n, const std::int8_t* codes, T* values);
+// The transpose of codes (out, in) in e4m3: (in, out). Widths are multiples of 16.
+void transpose_codes(const Launch& l, idx out, idx in, const std::int8_t* codes, e4m3* values);
+// Rows of a kernel that does not see whole rows, in e4m3. Widths are multiples of 8.
+void quantize_rows(const Launch& l, idx rows, idx width, const bf16* x, const Fp8Rows& y);
 // y = sums * largest[row] / 127 * *w_scale.
 template <class T>
 void scale_products(const Launch& l, idx rows, idx width, const float* sums, const float* largest,
@@ -249,9 +266,11 @@ struct AdamWStep {
   float clip;  // largest norm, 0: none
 };
 // step and norm lie on the device. Nothing changes if the norm is not finite. sums as in
-// magnitude_sums, of the new weights.
+// magnitude_sums, of the new weights. M: type of the stored moments, float or bf16 (rounded to
+// nearest; the arithmetic is float32).
+template <class M>
 void adamw(const Launch& l, const ParamPlan& p, const AdamWStep* step, const double* norm,
-           const float* g, float* w, float* m, float* v, double* sums);
+           const float* g, float* w, M* m, M* v, double* sums);
 
 // ---- sums over rows ----
 // dst[n][k] (+)= sum over p of partial[(p * count + n) * width + k], in an order fixed by `parts`.

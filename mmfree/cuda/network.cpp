@@ -7,8 +7,15 @@
 namespace mmfree::cuda {
 namespace {
 
-constexpr idx kHeadRows = 8192;           // rows whose logits exist at one time
-constexpr idx kSumFloats = idx{1} << 24;  // of products before scaling
+constexpr idx kHeadLogits = idx{1} << 28;  // that exist at one time
+constexpr idx kSumFloats = idx{1} << 24;   // of products before scaling
+// Gradients that leave the scan are converted in a pass of their own, which pays from this width.
+constexpr idx kWorthPass = 1536;
+
+// Rows whose logits exist at one time.
+idx head_rows(idx vocab) {
+  return std::max<idx>(256, kHeadLogits / vocab / 256 * 256);
+}
 
 std::size_t at(idx i) {
   return static_cast<std::size_t>(i);
@@ -26,12 +33,14 @@ RowStats take_stats(Arena& arena, idx rows, int projections) {
 
 template <class T>
 DeviceNetwork<T>::DeviceNetwork(DeviceParams& params, Products& products, const Launch& launch,
-                                int compute_capability, bool int8_products, idx rows)
+                                int compute_capability, bool int8_products, bool fp8_backward,
+                                idx rows)
     : w_(params),
       products_(products),
       l_(launch),
       capability_(compute_capability),
       int8_(int8_products && sizeof(T) == 2),
+      fp8_(fp8_backward && sizeof(T) == 2),
       rows_(rows) {}
 
 template <class T>
@@ -45,7 +54,19 @@ idx DeviceNetwork<T>::h_bytes(const MatmulFreeConfig& c, idx rows) {
 }
 
 template <class T>
-void DeviceNetwork<T>::take(Arena& arena, idx keep_pq, idx keep_h) {
+idx DeviceNetwork<T>::codes_bytes(const MatmulFreeConfig& c, idx rows) {
+  return rows * 4 * c.hidden_size * static_cast<idx>(sizeof(T));
+}
+
+template <class T>
+bool DeviceNetwork<T>::fp8_fits(const MatmulFreeConfig& c, int compute_capability) {
+  for (const idx width : {c.hidden_size, c.mixer_width(), c.mlp_width()})
+    if (!byte_product_fits(compute_capability, width, width) || width % 16 != 0) return false;
+  return sizeof(T) == 2;
+}
+
+template <class T>
+void DeviceNetwork<T>::take(Arena& arena, const Keep& keep) {
   const MatmulFreeConfig& c = w_.config;
   const idx d = c.hidden_size, m = c.mixer_width(), f = c.mlp_width(), v = c.vocab_size;
   layers_.clear();
@@ -56,8 +77,10 @@ void DeviceNetwork<T>::take(Arena& arena, idx keep_pq, idx keep_h) {
     s.f_pre = arena.take<T>(rows_ * m);
     s.g = arena.take<T>(rows_ * m);
     s.y_o = arena.take<T>(rows_ * d);
-    if (l < keep_pq) s.pq = arena.take<T>(rows_ * 2 * f);
-    if (l < keep_h) s.h = arena.take<T>(rows_ * m);
+    if (l < keep.pq) s.pq = arena.take<T>(rows_ * 2 * f);
+    if (l < keep.h) s.h = arena.take<T>(rows_ * m);
+    if (l < keep.codes)
+      for (T*& values : s.code_values) values = arena.take<T>(rows_ * d);
     s.attn = take_stats(arena, rows_, 3);
     s.o = take_stats(arena, rows_, 1);
     s.mlp = take_stats(arena, rows_, 1);
@@ -70,6 +93,7 @@ void DeviceNetwork<T>::take(Arena& arena, idx keep_pq, idx keep_h) {
   dx_scaled_ = arena.take<T>(rows_ * d);
   nll_ = arena.take<float>(rows_);
   weights_ = arena.take<T>(std::max({m * d, 2 * f * d, v * d}));
+  all_weights_ = keep.weights ? arena.take<T>(w_.size) : nullptr;
   idx partial = partial_floats(rows_, d, 4, l_.multiprocessors);
   partial = std::max(partial, partial_floats(rows_, m, 2, l_.multiprocessors));
   partial = std::max(partial, partial_floats(rows_, f, 1, l_.multiprocessors));
@@ -81,20 +105,26 @@ void DeviceNetwork<T>::take(Arena& arena, idx keep_pq, idx keep_h) {
 
   for (std::int8_t*& codes : codes_) codes = arena.take<std::int8_t>(rows_ * d);
   wide_codes_ = arena.take<std::int8_t>(rows_ * std::max(m, f));
-  if (!int8_ || !int8_product_fits(capability_, d, m) || !int8_product_fits(capability_, f, d) ||
-      !int8_product_fits(capability_, d, v)) {
+  if (!int8_ || !byte_product_fits(capability_, d, m) || !byte_product_fits(capability_, f, d) ||
+      !byte_product_fits(capability_, d, v)) {
     sums_ = arena.take<float>(std::max(kSumFloats, std::max({m, d, 2 * f, v})));
     product_values_ = arena.take<T>(std::max(kSumFloats, std::max({m, d, f})));
   }
   y_ = arena.take<T>(rows_ * d);
+  if (fp8_) {
+    dx_fp8_ = {arena.take<e4m3>(rows_ * d), arena.take<float>(rows_)};
+    pq_fp8_.largest = arena.take<float>(rows_);
+    for (Fp8Rows& g : mixer_fp8_) g.largest = arena.take<float>(rows_);
+  }
 
   // The three stages of a step share the rest: the classifier, the MLP and the mixer.
   const std::size_t shared = arena.mark();
-  logits_ = arena.take<T>(std::min(rows_, kHeadRows) * v);
+  logits_ = arena.take<T>(std::min(rows_, head_rows(v)) * v);
   const std::size_t after_head = arena.mark();
   arena.rewind(shared);
   pq_ = arena.take<T>(rows_ * 2 * f);
   dz_ = arena.take<T>(rows_ * f);
+  if (fp8_) pq_fp8_.values = arena.take<e4m3>(rows_ * 2 * f);
   const std::size_t after_mlp = arena.mark();
   arena.rewind(shared);
   for (int p = 1; p < 3; ++p) {
@@ -104,6 +134,9 @@ void DeviceNetwork<T>::take(Arena& arena, idx keep_pq, idx keep_h) {
   h_ = arena.take<T>(rows_ * m);
   dh_ = arena.take<T>(rows_ * m);
   d_o_ = arena.take<T>(rows_ * m);
+  if (fp8_)
+    for (int p = m >= kWorthPass ? 0 : 2; p < 3; ++p)
+      mixer_fp8_[p].values = arena.take<e4m3>(rows_ * m);
   arena.rewind(std::max({arena.mark(), after_head, after_mlp}));
 }
 
@@ -120,7 +153,7 @@ template <class T>
 void DeviceNetwork<T>::product(idx rows, const std::int8_t* x, const float* largest,
                                const Linear& w, T* y) {
   if constexpr (sizeof(T) == 2) {
-    if (int8_ && int8_product_fits(capability_, w.in, w.out))
+    if (int8_ && byte_product_fits(capability_, w.in, w.out))
       return int8_product(l_, rows, w.in, w.out, x, w.codes, largest, w.scale, y);
   }
   // The same sums in floating point: they stay below 2^24 (checked when the network is made).
@@ -136,9 +169,22 @@ void DeviceNetwork<T>::product(idx rows, const std::int8_t* x, const float* larg
 }
 
 template <class T>
-void DeviceNetwork<T>::input_gradient(idx rows, const T* dy, const Linear& w, T* dx) {
-  expand_codes(l_, w.out * w.in, w.codes, weights_);
-  products_.multiply<T>(l_.stream, rows, w.in, w.out, {dy, false}, {weights_, false}, dx, false);
+void DeviceNetwork<T>::input_gradient(idx rows, const T* dy, const Fp8Rows& dy_fp8, const Linear& w,
+                                      T* dx) {
+  if constexpr (sizeof(T) == 2) {
+    if (dy_fp8.values != nullptr) {
+      auto* weights = reinterpret_cast<e4m3*>(weights_);
+      transpose_codes(l_, w.out, w.in, w.codes, weights);
+      return fp8_product(l_, rows, w.out, w.in, dy_fp8.values, weights, dy_fp8.largest, dx);
+    }
+  }
+  const T* weights = weights_;
+  if (all_weights_ != nullptr) {
+    weights = all_weights_ + (w.codes - w_.codes);
+  } else {
+    expand_codes(l_, w.out * w.in, w.codes, weights_);
+  }
+  products_.multiply<T>(l_.stream, rows, w.in, w.out, {dy, false}, {weights, false}, dx, false);
 }
 
 template <class T>
@@ -191,7 +237,7 @@ NormQuant<T> DeviceNetwork<T>::mlp_norm(std::size_t layer, idx rows) const {
 }
 
 template <class T>
-void DeviceNetwork<T>::body(const DeviceBatch& b, unsigned* saturated) {
+void DeviceNetwork<T>::body(const DeviceBatch& b, bool with_gradient, unsigned* saturated) {
   const idx rows = b.batch * b.length;
   const idx d = w_.config.hidden_size, m = w_.config.mixer_width(), f = w_.config.mlp_width();
   const float eps = static_cast<float>(w_.config.rms_norm_eps);
@@ -209,7 +255,10 @@ void DeviceNetwork<T>::body(const DeviceBatch& b, unsigned* saturated) {
       attn.add = y_;
       attn.sum = s.x;
     }
-    for (int k = 0; k < 3; ++k) attn.codes[k] = codes_[k];
+    for (int k = 0; k < 3; ++k) {
+      attn.codes[k] = codes_[k];
+      if (with_gradient) attn.code_values[k] = s.code_values[k];
+    }
     attn.saturated = counter(0);
     norm_quant(l_, attn);
     product(rows, codes_[0], s.attn.largest[0], w.i, s.i_pre);
@@ -224,6 +273,7 @@ void DeviceNetwork<T>::body(const DeviceBatch& b, unsigned* saturated) {
     NormQuant<T> mlp = mlp_norm(l, rows);
     mlp.sum = x_;
     mlp.codes[0] = codes_[0];
+    if (with_gradient) mlp.code_values[0] = s.code_values[3];
     mlp.saturated = counter(2);
     norm_quant(l_, mlp);
     T* pq = s.pq != nullptr ? s.pq : pq_;
@@ -256,13 +306,14 @@ void DeviceNetwork<T>::head(const DeviceBatch& b, bool with_gradient, float grad
   a.inner_rstd = head_stats_.inner_rstd;
   norm_quant(l_, a);
   const float* largest = head_stats_.largest[0];
-  for (idx r = 0; r < rows; r += kHeadRows) {
-    const idx n = std::min(kHeadRows, rows - r);
+  const idx step = head_rows(v);
+  for (idx r = 0; r < rows; r += step) {
+    const idx n = std::min(step, rows - r);
     product(n, codes_[0] + r * d, largest + r, w_.head, logits_);
     cross_entropy(l_, n, v, logits_, b.labels + r, with_gradient, grad_scale, largest + r,
                   nll_ + r);
     if (!with_gradient) continue;
-    input_gradient(n, logits_, w_.head, du_[0] + r * d);
+    input_gradient(n, logits_, {}, w_.head, du_[0] + r * d);  // too wide a range for e4m3
     weight_gradient(n, logits_, w_.head, code_values_[0] + r * d, !first || r > 0);
   }
   sum_losses(l_, rows, nll_, with_gradient && !first, total);
@@ -283,6 +334,7 @@ void DeviceNetwork<T>::head(const DeviceBatch& b, bool with_gradient, float grad
   g.first = true;
   g.next_largest = layers_.back().z.largest[0];
   g.dx_scaled = dx_scaled_;
+  g.dx_fp8 = dx_fp8_;
   g.partial = partial_;
   g.douter = w_.d.norm;
   g.dgain[0] = w_.d.head_norm;
@@ -300,23 +352,20 @@ void DeviceNetwork<T>::mlp_backward(std::size_t l, idx rows, bool first) {
   const LayerParams &p = w_.p.layers[l], &g = w_.d.layers[l];
   const LayerLinears& w = w_.layers[l];
   NormQuant<T> again = mlp_norm(l, rows);
-  again.code_values[0] = code_values_[0];
-  T* pq = s.pq;
-  if (pq == nullptr) {
-    pq = pq_;
-    again.codes[0] = codes_[0];
-    norm_quant(l_, again);
-    product(rows, codes_[0], s.mlp.largest[0], w.gate, pq);
-  } else {
-    norm_quant(l_, again);
-  }
-  input_gradient(rows, dx_scaled_, w.down, dz_);
-  swiglu_quant_backward(l_, SwigluQuantBackward<T>{rows, f, pq, p.down_norm, s.z.largest[0],
-                                                   s.z.inner_rstd, s.mlp.largest[0], dz_,
-                                                   w.down.scale, partial_, g.down_norm, !first});
+  T* pq = s.pq != nullptr ? s.pq : pq_;
+  if (s.pq == nullptr) again.codes[0] = codes_[0];
+  const T* code_values = s.code_values[3];
+  if (code_values == nullptr) code_values = again.code_values[0] = code_values_[0];
+  if (again.codes[0] != nullptr || again.code_values[0] != nullptr) norm_quant(l_, again);
+  if (s.pq == nullptr) product(rows, codes_[0], s.mlp.largest[0], w.gate, pq);
+  input_gradient(rows, dx_scaled_, dx_fp8_, w.down, dz_);
+  swiglu_quant_backward(
+      l_, SwigluQuantBackward<T>{rows, f, pq, p.down_norm, s.z.largest[0], s.z.inner_rstd,
+                                 s.mlp.largest[0], dz_, w.down.scale, pq_fp8_, partial_,
+                                 g.down_norm, !first});
   weight_gradient(rows, dx_scaled_, w.down, dz_, !first);  // dz_ now holds the codes of z
-  weight_gradient(rows, pq, w.gate, code_values_[0], !first);
-  input_gradient(rows, pq, w.gate, du_[0]);
+  weight_gradient(rows, pq, w.gate, code_values, !first);
+  input_gradient(rows, pq, pq_fp8_, w.gate, du_[0]);
   NormQuantBackward<T> a{};
   a.rows = rows;
   a.width = d;
@@ -333,6 +382,7 @@ void DeviceNetwork<T>::mlp_backward(std::size_t l, idx rows, bool first) {
   a.dx = dx_;
   a.next_largest = s.o.largest[0];
   a.dx_scaled = dx_scaled_;
+  a.dx_fp8 = dx_fp8_;
   a.partial = partial_;
   a.douter = g.mlp_norm;
   a.dgain[0] = g.gate_norm;
@@ -348,7 +398,7 @@ void DeviceNetwork<T>::mixer_backward(std::size_t l, const DeviceBatch& b, bool 
   const LayerStore<T>& s = layers_[l];
   const LayerParams &p = w_.p.layers[l], &g = w_.d.layers[l];
   const LayerLinears& w = w_.layers[l];
-  input_gradient(rows, dx_scaled_, w.o, d_o_);
+  input_gradient(rows, dx_scaled_, dx_fp8_, w.o, d_o_);
   const T* h = s.h;
   if (h == nullptr) {
     scan(l_, Scan<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h_, partial_});
@@ -356,23 +406,28 @@ void DeviceNetwork<T>::mixer_backward(std::size_t l, const DeviceBatch& b, bool 
   }
   gated_quant_backward(
       l_, GatedQuantBackward<T>{rows, m, s.g, h, p.g_norm, p.o_norm, s.o.largest[0], s.o.outer_rstd,
-                                s.o.inner_rstd, s.attn.largest[2], d_o_, w.o.scale, dh_, partial_,
-                                g.g_norm, g.o_norm, !first});
+                                s.o.inner_rstd, s.attn.largest[2], d_o_, w.o.scale, dh_,
+                                mixer_fp8_[2], partial_, g.g_norm, g.o_norm, !first});
   weight_gradient(rows, dx_scaled_, w.o, d_o_, !first);  // d_o_ now holds the codes of o
   float* d_bound = bound(l) == nullptr ? nullptr : w_.d_bounds + static_cast<idx>(l) * d;
   scan_backward(l_, ScanBackward<T>{b.batch, b.length, m, s.i_pre, s.f_pre, bound(l), b.mask, h,
                                     dh_, s.attn.largest[0], s.attn.largest[1], partial_, d_bound});
   NormQuant<T> again = attn_norm(l, rows);
   for (int k = 0; k < 3; ++k) again.code_values[k] = code_values_[k];
-  norm_quant(l_, again);
+  const bool kept = s.code_values[0] != nullptr;
+  if (!kept) norm_quant(l_, again);
 
   NormQuantBackward<T> a{};
   const T* dy[3] = {s.i_pre, s.f_pre, s.g};
   const Linear* linear[3] = {&w.i, &w.f, &w.g};
   float* dgain[3] = {g.i_norm, g.f_norm, g.g_in_norm};
   for (int k = 0; k < 3; ++k) {
-    weight_gradient(rows, dy[k], *linear[k], code_values_[k], !first);
-    input_gradient(rows, dy[k], *linear[k], du_[k]);
+    if constexpr (sizeof(T) == 2) {
+      if (k < 2 && mixer_fp8_[k].values != nullptr)
+        quantize_rows(l_, rows, m, dy[k], mixer_fp8_[k]);
+    }
+    weight_gradient(rows, dy[k], *linear[k], kept ? s.code_values[k] : code_values_[k], !first);
+    input_gradient(rows, dy[k], mixer_fp8_[k], *linear[k], du_[k]);
     a.gain[k] = again.gain[k];
     a.largest[k] = s.attn.largest[k];
     a.dy[k] = du_[k];
@@ -389,6 +444,7 @@ void DeviceNetwork<T>::mixer_backward(std::size_t l, const DeviceBatch& b, bool 
   a.dx = dx_;
   a.next_largest = l > 0 ? layers_[l - 1].z.largest[0] : nullptr;
   a.dx_scaled = l > 0 ? dx_scaled_ : nullptr;
+  if (l > 0) a.dx_fp8 = dx_fp8_;
   a.partial = partial_;
   a.douter = g.attn_norm;
   a.accumulate = !first;
@@ -397,7 +453,7 @@ void DeviceNetwork<T>::mixer_backward(std::size_t l, const DeviceBatch& b, bool 
 
 template <class T>
 void DeviceNetwork<T>::forward(const DeviceBatch& b, double* total, unsigned* saturated) {
-  body(b, saturated);
+  body(b, /*with_gradient=*/false, saturated);
   head(b, /*with_gradient=*/false, 0, /*first=*/true, total);
 }
 
@@ -405,7 +461,8 @@ template <class T>
 void DeviceNetwork<T>::forward_backward(const DeviceBatch& b, float grad_scale, bool first,
                                         double* total, unsigned* saturated) {
   const MatmulFreeConfig& c = w_.config;
-  body(b, saturated);
+  body(b, /*with_gradient=*/true, saturated);
+  if (all_weights_ != nullptr) expand_codes(l_, w_.size, w_.codes, all_weights_);
   // A tied table gets the head's gradient first, which overwrites.
   if (first && !c.tie_word_embeddings) w_.clear_embedding_gradient(l_.stream);
   head(b, /*with_gradient=*/true, grad_scale, first, total);

@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads, kBackwardBlocks<Row, P>)
     norm_quant_backward_kernel(const NormQuantBackward<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[2][32];
+  __shared__ float maxima[32];
   const int width = static_cast<int>(a.width);
   float dgain[P][Row::kItems][V] = {};
   float douter[Row::kItems][V] = {};
@@ -184,6 +185,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads, kBackwardBlocks<Row, P>)
     const float c1 = c[0] / static_cast<float>(width);
     const float c0 = c1 * kInnerEps * rstd1 * rstd1;
     const float next = a.next_largest != nullptr ? a.next_largest[row] / 127.0F : 0.0F;
+    float largest[1] = {kLeastLargest};
 #pragma unroll
     for (int i = 0; i < Row::kItems; ++i) {
       const int k = Row::column(i);
@@ -201,9 +203,19 @@ __global__ void __launch_bounds__(Row::kMaxThreads, kBackwardBlocks<Row, P>)
 #pragma unroll
           for (int j = 0; j < V; ++j) dx[i][j] *= next;
           store<V>(a.dx_scaled + base + k, dx[i]);
+          include_magnitudes<V>(dx[i], largest[0]);
         }
       }
     }
+    if (a.dx_fp8.values == nullptr) continue;
+    block_max<1>(largest, maxima);
+    const float scale = kLargestE4m3 / largest[0];
+#pragma unroll
+    for (int i = 0; i < Row::kItems; ++i) {
+      const int k = Row::column(i);
+      if (k < width) store_e4m3<V>(a.dx_fp8.values + base + k, dx[i], scale);
+    }
+    if (threadIdx.x == 0) a.dx_fp8.largest[row] = largest[0];
   }
   float* partial = a.partial + static_cast<idx>(blockIdx.x) * (P + 1) * a.width;
 #pragma unroll

@@ -106,9 +106,26 @@ __device__ __forceinline__ float adamw_element(const AdamWStep& s, float keep, f
   return w * keep - s.step_size * (m / denominator);
 }
 
+__device__ __forceinline__ float4 load_four(const float* p) {
+  return *reinterpret_cast<const float4*>(p);
+}
+__device__ __forceinline__ float4 load_four(const bf16* p) {
+  const uint2 raw = *reinterpret_cast<const uint2*>(p);
+  return make_float4(__uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xffff0000U),
+                     __uint_as_float(raw.y << 16), __uint_as_float(raw.y & 0xffff0000U));
+}
+__device__ __forceinline__ void store_four(float* p, const float4& x) {
+  *reinterpret_cast<float4*>(p) = x;
+}
+__device__ __forceinline__ void store_four(bf16* p, const float4& x) {
+  const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(x.x, x.y), __floats2bfloat162_rn(x.z, x.w)};
+  *reinterpret_cast<uint2*>(p) = *reinterpret_cast<const uint2*>(pair);
+}
+
+template <class M>
 __global__ void __launch_bounds__(kThreads)
     adamw_kernel(const ParamPlan p, const AdamWStep* step, const double* norm, const float* g,
-                 float* w, float* m, float* v, double* sums) {
+                 float* w, M* m, M* v, double* sums) {
   __shared__ double shared[32];
   const Chunk c = p.chunks[blockIdx.x];
   const AdamWStep s = *step;
@@ -124,20 +141,25 @@ __global__ void __launch_bounds__(kThreads)
         float4 wi = *reinterpret_cast<const float4*>(w + i);
         if (finite) {
           const float4 gi = *reinterpret_cast<const float4*>(g + i);
-          float4 mi = *reinterpret_cast<const float4*>(m + i);
-          float4 vi = *reinterpret_cast<const float4*>(v + i);
+          float4 mi = load_four(m + i);
+          float4 vi = load_four(v + i);
           wi.x = adamw_element(s, keep, grad_scale, gi.x, wi.x, mi.x, vi.x);
           wi.y = adamw_element(s, keep, grad_scale, gi.y, wi.y, mi.y, vi.y);
           wi.z = adamw_element(s, keep, grad_scale, gi.z, wi.z, mi.z, vi.z);
           wi.w = adamw_element(s, keep, grad_scale, gi.w, wi.w, mi.w, vi.w);
           *reinterpret_cast<float4*>(w + i) = wi;
-          *reinterpret_cast<float4*>(m + i) = mi;
-          *reinterpret_cast<float4*>(v + i) = vi;
+          store_four(m + i, mi);
+          store_four(v + i, vi);
         }
         total += fabsf(wi.x) + fabsf(wi.y) + (fabsf(wi.z) + fabsf(wi.w));
       },
       [&](idx i) {
-        if (finite) w[i] = adamw_element(s, keep, grad_scale, g[i], w[i], m[i], v[i]);
+        if (finite) {
+          float mi = to_float(m[i]), vi = to_float(v[i]);
+          w[i] = adamw_element(s, keep, grad_scale, g[i], w[i], mi, vi);
+          m[i] = from_float<M>(mi);
+          v[i] = from_float<M>(vi);
+        }
         total += fabsf(w[i]);
       });
   if (c.matrix < 0) return;
@@ -227,10 +249,15 @@ void gradient_norm(const Launch& l, const ParamPlan& p, const float* g, double* 
   check(cudaGetLastError(), "norm of the gradients");
 }
 
+template <class M>
 void adamw(const Launch& l, const ParamPlan& p, const AdamWStep* step, const double* norm,
-           const float* g, float* w, float* m, float* v, double* sums) {
-  adamw_kernel<<<count_of(p), kThreads, 0, l.stream>>>(p, step, norm, g, w, m, v, sums);
+           const float* g, float* w, M* m, M* v, double* sums) {
+  adamw_kernel<M><<<count_of(p), kThreads, 0, l.stream>>>(p, step, norm, g, w, m, v, sums);
   check(cudaGetLastError(), "AdamW");
 }
+template void adamw(const Launch&, const ParamPlan&, const AdamWStep*, const double*, const float*,
+                    float*, float*, float*, double*);
+template void adamw(const Launch&, const ParamPlan&, const AdamWStep*, const double*, const float*,
+                    float*, bf16*, bf16*, double*);
 
 }  // namespace mmfree::cuda

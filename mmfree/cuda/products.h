@@ -1,6 +1,6 @@
 #pragma once
-// Internal to mmfree/cuda: matrix products in floating point through cublasLt, and the exact
-// integer product of the forward.
+// Internal to mmfree/cuda: matrix products in floating point through cublasLt, and those of
+// 8-bit operands: the exact one of the forward and, as an option, input gradients in e4m3.
 #include <cublasLt.h>
 
 #include <map>
@@ -44,9 +44,13 @@ class Products {
 };
 
 // y[r, o] = float(sum_k x[r, k] * t[o, k]) * largest[r] / 127 * *w_scale: int8 tensor cores of
-// Hopper, exact sums. x (R, K), t (O, K). Only where int8_product_fits says so.
-bool int8_product_fits(int compute_capability, idx in, idx out);
+// Hopper, exact sums. x (R, K), t (O, K). Only where byte_product_fits says so.
+bool byte_product_fits(int compute_capability, idx in, idx out);
 void int8_product(const Launch& l, idx rows, idx in, idx out, const std::int8_t* x,
                   const std::int8_t* t, const float* largest, const float* w_scale, bf16* y);
+// y[r, o] = sum_k x[r, k] * t[o, k] * largest[r] / kLargestE4m3, likewise with e4m3 operands. The
+// tensor cores add with about 14 bits, in a fixed order.
+void fp8_product(const Launch& l, idx rows, idx in, idx out, const e4m3* x, const e4m3* t,
+                 const float* largest, bf16* y);
 
 }  // namespace mmfree::cuda

@@ -32,6 +32,7 @@ void with_row_layout(idx width, const F& f) {
   if (width % 8 == 0 && width <= 8 * 256) return f(RowLayout<8, 1, 256>{}, threads(width / 8));
   if (width % 8 == 0 && width <= 8 * 320) return f(RowLayout<8, 1, 320>{}, threads(width / 8));
   if (width % 8 == 0 && width <= 8 * 768) return f(RowLayout<8, 1, 768>{}, threads(width / 8));
+  if (width % 8 == 0 && width <= 8 * 896) return f(RowLayout<8, 1, 896>{}, threads(width / 8));
   if (width % 8 == 0 && width <= 8 * 1024) return f(RowLayout<8, 1, 1024>{}, threads(width / 8));
   if (width % 8 == 0 && width <= kWidestRow)
     return f(RowLayout<8, 2, 1024>{}, threads((width / 8 + 1) / 2));
@@ -44,7 +45,7 @@ void with_row_layout(idx width, const F& f) {
 // Blocks of a kernel whose blocks take rows in turn and leave one partial sum each: as many as run
 // at a time, at most most_row_blocks.
 inline idx most_row_blocks(idx rows, unsigned threads, int multiprocessors) {
-  const idx resident = std::clamp<idx>(1024 / static_cast<idx>(threads), 1, 8);
+  const idx resident = std::clamp<idx>(1024 / static_cast<idx>(threads), 1, 12);
   return std::min<idx>(rows, resident * multiprocessors);
 }
 template <class Kernel>

@@ -9,6 +9,22 @@ namespace {
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
 // bf16 products need it.
 constexpr int kOldestCapability = 80;
+
+// Dense bf16 tensor-core operations a clock and multiprocessor, float32 sums (NVIDIA's papers on
+// its architectures: A100 2048, GA102 and AD102 512, H100 4096).
+int flops_a_clock(int compute_capability) {
+  switch (compute_capability) {
+    case 80:
+      return 2048;
+    case 86:
+    case 89:
+      return 512;
+    case 90:
+      return 4096;
+    default:
+      return 0;
+  }
+}
 }  // namespace
 
 void check(cudaError_t code, const char* what) {
@@ -41,6 +57,9 @@ Device select_device() {
                     "products)",
                     d.name, p.major, p.minor, kOldestCapability / 10, kOldestCapability % 10));
   check(cudaMemGetInfo(&d.free_bytes, &d.total_bytes), "asking for the GPU's memory");
+  int khz = 0;
+  check(cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, id), "asking for the GPU's clock");
+  d.peak_flops = 1e3 * khz * d.multiprocessors * flops_a_clock(d.compute_capability);
   return d;
 }
 

@@ -18,6 +18,7 @@ struct Device {
   int compute_capability;  // 90 for 9.0
   int multiprocessors;
   std::size_t free_bytes, total_bytes;  // when asked
+  double peak_flops;                    // of dense bf16 products at the highest clock; 0: not known
 };
 Device select_device();
 

@@ -289,17 +289,24 @@ idx blocks_of(idx batch, idx width, int channels) {
   return batch * ((width + 32 * channels - 1) / (32 * channels));
 }
 
-// Two channels a lane read whole lines of bf16, one a lane has twice the blocks.
-bool two_channels(const Launch& l, idx batch, idx width) {
-  return width % 2 == 0 && blocks_of(batch, width, 2) >= 2 * l.multiprocessors;
+// Segments are worth their second pass where some multiprocessors would have no work, and where
+// there can be three or more.
+idx segment_count(const Launch& l, idx batch, idx length, idx width, int channels) {
+  const idx blocks = blocks_of(batch, width, channels);
+  const idx count =
+      std::min(static_cast<idx>(kBlocks) * l.multiprocessors / blocks, length / kScanSegment);
+  return count >= 3 || (count == 2 && blocks < l.multiprocessors) ? count : 1;
 }
 
-// Segments are worth their second pass where some multiprocessors would have no work.
+// Two channels a lane read whole lines of bf16, one a lane has twice the blocks.
+bool two_channels(const Launch& l, idx batch, idx length, idx width) {
+  return width % 2 == 0 && (blocks_of(batch, width, 2) >= 2 * l.multiprocessors ||
+                            segment_count(l, batch, length, width, 2) >= 3);
+}
+
 Segments segments_of(const Launch& l, idx batch, idx length, idx width, int channels,
                      float* carry) {
-  const idx blocks = blocks_of(batch, width, channels);
-  const idx places = static_cast<idx>(kBlocks) * l.multiprocessors;
-  idx count = blocks >= l.multiprocessors ? 1 : std::min(places / blocks, length / kScanSegment);
+  idx count = segment_count(l, batch, length, width, channels);
   if (count <= 1) return {1, length, nullptr};
   const idx steps = ((length + count - 1) / count + kTile - 1) / kTile * kTile;
   count = (length + steps - 1) / steps;
@@ -337,7 +344,8 @@ void scan_backward_channels(const Launch& l, const ScanBackward<T>& a) {
 template <class T>
 void scan(const Launch& l, const Scan<T>& a) {
   if (a.batch * a.length == 0) return;
-  return two_channels(l, a.batch, a.width) ? scan_channels<2>(l, a) : scan_channels<1>(l, a);
+  return two_channels(l, a.batch, a.length, a.width) ? scan_channels<2>(l, a)
+                                                     : scan_channels<1>(l, a);
 }
 template void scan(const Launch&, const Scan<float>&);
 template void scan(const Launch&, const Scan<bf16>&);
@@ -345,8 +353,8 @@ template void scan(const Launch&, const Scan<bf16>&);
 template <class T>
 void scan_backward(const Launch& l, const ScanBackward<T>& a) {
   if (a.batch * a.length == 0) return;
-  return two_channels(l, a.batch, a.width) ? scan_backward_channels<2>(l, a)
-                                           : scan_backward_channels<1>(l, a);
+  return two_channels(l, a.batch, a.length, a.width) ? scan_backward_channels<2>(l, a)
+                                                     : scan_backward_channels<1>(l, a);
 }
 template void scan_backward(const Launch&, const ScanBackward<float>&);
 template void scan_backward(const Launch&, const ScanBackward<bf16>&);

@@ -76,6 +76,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     swiglu_quant_backward_kernel(const SwigluQuantBackward<T> a) {
   constexpr int V = Row::kVec;
   __shared__ float sums[2][32];
+  __shared__ float maxima[32];
   const int width = static_cast<int>(a.width);
   float dgain[Row::kItems][V] = {};
   Raw<T, V> p_raw[Row::kItems], q_raw[Row::kItems], dz_raw[Row::kItems];
@@ -123,6 +124,7 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
     const float c1 = c[0] / static_cast<float>(width);
     const float out_scale = a.v_largest[row] / 127.0F;
     const float code_scale = 127.0F / largest;
+    float top[1] = {kLeastLargest};  // of the gradient's magnitudes
 #pragma unroll
     for (int i = 0; i < Row::kItems; ++i) {
       const int k = Row::column(i);
@@ -142,11 +144,31 @@ __global__ void __launch_bounds__(Row::kMaxThreads)
           q[j] = d * (p[j] * s);
           p[j] = dp;
         }
-        store<V>(pq + k, p);
-        store<V>(pq + width + k, q);
         store<V>(dz + k, code);
+        p_now[i].pack(p);
+        q_now[i].pack(q);
+        p_now[i].put(pq + k);
+        q_now[i].put(pq + width + k);
+        include_magnitudes<V>(p, top[0]);
+        include_magnitudes<V>(q, top[0]);
       }
     }
+    if (a.pq_fp8.values == nullptr) continue;
+    block_max<1>(top, maxima);
+    const float fp8_scale = kLargestE4m3 / top[0];
+    e4m3* pq_fp8 = a.pq_fp8.values + row * 2 * a.width;
+#pragma unroll
+    for (int i = 0; i < Row::kItems; ++i) {
+      const int k = Row::column(i);
+      if (k < width) {
+        float p[V], q[V];
+        p_now[i].unpack(p);
+        q_now[i].unpack(q);
+        store_e4m3<V>(pq_fp8 + k, p, fp8_scale);
+        store_e4m3<V>(pq_fp8 + width + k, q, fp8_scale);
+      }
+    }
+    if (threadIdx.x == 0) a.pq_fp8.largest[row] = top[0];
   }
   float* partial = a.partial + static_cast<idx>(blockIdx.x) * a.width;
 #pragma unroll

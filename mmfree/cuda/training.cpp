@@ -112,7 +112,9 @@ struct GpuTraining::Engine {
   Engine(const MatmulFreeConfig& c, const GpuTrainingOptions& o)
       : options(o),
         device(cuda::select_device()),
-        params(c, o.keep_moments),
+        params(c, !o.keep_moments  ? cuda::Moments::none
+                  : o.bf16_moments ? cuda::Moments::half
+                                   : cuda::Moments::full),
         layout(o.rows),
         launch{stream.s, device.multiprocessors},
         counts(static_cast<std::size_t>(c.vocab_size)) {}
@@ -142,7 +144,6 @@ struct GpuTraining::Engine {
   cuda::Launch launch;
   cuda::Arena arena;
   idx kept_layers = 0;            // whose gate projections are stored
-  idx kept_states = 0;            // whose recurrences are
   std::int32_t* batch = nullptr;  // on the device
   double* nll = nullptr;          // likewise
   unsigned* saturated = nullptr;  // (L, 4) likewise
@@ -163,6 +164,8 @@ template <class T>
 struct EngineOf final : GpuTraining::Engine {
   EngineOf(const MatmulFreeConfig& c, const GpuTrainingOptions& o);
   void take();
+  void check_fp8(const MatmulFreeConfig& c) const;
+  [[noreturn]] void out_of_memory(std::size_t least, std::size_t limit, bool by_option) const;
   void enqueue(const cuda::DeviceBatch& b, float grad_scale, bool first,
                unsigned* counters) override {
     network->forward_backward(b, grad_scale, first, nll, counters);
@@ -172,7 +175,24 @@ struct EngineOf final : GpuTraining::Engine {
   void* workspace = nullptr;
   std::optional<cuda::Products> products;
   std::optional<cuda::DeviceNetwork<T>> network;
+  typename cuda::DeviceNetwork<T>::Keep keep;
 };
+
+template <class T>
+void EngineOf<T>::check_fp8(const MatmulFreeConfig& c) const {
+  if (!options.fp8_backward) return;
+  if (sizeof(T) != 2)
+    fail(ErrorKind::usage, "--backward fp8 with --precision float32: expected bf16");
+  if (device.compute_capability != 90)
+    fail(ErrorKind::resource,
+         fmt::format("--backward fp8: {} has compute capability {}.{}, expected 9.0 (Hopper)",
+                     device.name, device.compute_capability / 10, device.compute_capability % 10));
+  if (!cuda::DeviceNetwork<T>::fp8_fits(c, device.compute_capability))
+    fail(ErrorKind::config,
+         fmt::format("--backward fp8: hidden size {}, mixer width {}, MLP width {}, expected "
+                     "multiples of 16",
+                     c.hidden_size, c.mixer_width(), c.mlp_width()));
+}
 
 template <class T>
 void EngineOf<T>::take() {
@@ -184,40 +204,62 @@ void EngineOf<T>::take() {
   if (!products) products.emplace(nullptr, cuda::Products::kWorkspaceBytes);
   if (!network)
     network.emplace(params, *products, launch, device.compute_capability, options.int8_products,
-                    options.rows);
-  network->take(arena, kept_layers, kept_states);
+                    options.fp8_backward, options.rows);
+  network->take(arena, keep);
+}
+
+// Says what the memory is for, and what lowers it: parameters do not care for the micro-batch.
+template <class T>
+void EngineOf<T>::out_of_memory(std::size_t least, std::size_t limit, bool by_option) const {
+  const auto gib = [](std::size_t bytes) { return static_cast<double>(bytes) / 0x1p30; };
+  cuda::Arena parameters;
+  cuda::DeviceParams(params.config, params.moments).take(parameters);
+  std::string remedy;
+  if (parameters.peak() < limit && options.rows > 1)
+    remedy += "a smaller --micro-batch (or --seq) lowers the latter";
+  if (params.moments == cuda::Moments::full)
+    remedy += std::string(remedy.empty() ? "" : ", ") + "--moments bf16 the former";
+  if (remedy.empty()) remedy = "a smaller --size needs less";
+  fail(ErrorKind::resource,
+       fmt::format("out of GPU memory: at least {:.2f} GiB needed, {:.2f} GiB {}; {:.2f} GiB are "
+                   "for parameters, gradients and moments, {:.2f} GiB for a batch of {} tokens: {}",
+                   gib(least), gib(limit), by_option ? "allowed by --device-memory" : "free",
+                   gib(parameters.peak()), gib(least - parameters.peak()), options.rows, remedy));
 }
 
 template <class T>
 EngineOf<T>::EngineOf(const MatmulFreeConfig& c, const GpuTrainingOptions& o) : Engine(c, o) {
   const idx layers = c.num_hidden_layers;
+  check_fp8(c);
   // Plan with nothing kept, then keep what the memory allows.
   take();
   const std::size_t least = arena.peak();
   const std::size_t there = device.free_bytes - std::min(device.free_bytes, kReservedBytes);
   const std::size_t limit = o.memory_limit > 0 ? std::min(o.memory_limit, there) : there;
-  if (least > limit)
-    fail(ErrorKind::resource,
-         fmt::format("out of GPU memory: {:.2f} GiB needed, {:.2f} GiB {}; a smaller --micro-batch "
-                     "needs less",
-                     static_cast<double>(least) / 0x1p30, static_cast<double>(limit) / 0x1p30,
-                     limit < there ? "allowed by --device-memory" : "free"));
+  if (least > limit) out_of_memory(least, limit, limit < there);
   constexpr std::size_t kAlignment = 256;
   std::size_t left = limit - least;
-  const auto keep = [&](idx bytes) {
-    const std::size_t each = static_cast<std::size_t>(bytes) + kAlignment;
+  const auto layers_of = [&](idx bytes) {
+    const std::size_t each = static_cast<std::size_t>(bytes) + 4 * kAlignment;
     const idx n = std::min(layers, static_cast<idx>(left / each));
     left -= static_cast<std::size_t>(n) * each;
     return n;
   };
-  kept_layers = keep(cuda::DeviceNetwork<T>::pq_bytes(c, o.rows));  // saves more time a byte
-  kept_states = keep(cuda::DeviceNetwork<T>::h_bytes(c, o.rows));
+  // In the order of the time that a byte saves.
+  keep.pq = kept_layers = layers_of(cuda::DeviceNetwork<T>::pq_bytes(c, o.rows));
+  keep.h = layers_of(cuda::DeviceNetwork<T>::h_bytes(c, o.rows));
+  keep.codes = layers_of(cuda::DeviceNetwork<T>::codes_bytes(c, o.rows));
+  // One launch for all matrices in place of one a product; nothing to gain where those are large,
+  // and input gradients in e4m3 need them otherwise.
+  constexpr std::size_t kSmall = std::size_t{512} << 20;
+  const std::size_t weights = static_cast<std::size_t>(params.size) * sizeof(T) + kAlignment;
+  keep.weights = !o.fp8_backward && weights <= std::min(left, kSmall);
   const auto plan = [&] {
     arena.rewind(0);
     take();
   };
   plan();
-  arena.allocate("a smaller --micro-batch needs less");
+  arena.allocate("a smaller --micro-batch or --device-memory needs less");
   network.reset();
   products.reset();
   // The library gets its workspace only now that it exists.
@@ -338,10 +380,17 @@ void GpuTraining::upload(const float* values, const float* m, const float* v) {
   const idx bytes = e.params.size * static_cast<idx>(sizeof(float));
   e.copy(e.params.values, values, bytes, cudaMemcpyHostToDevice);
   if (e.options.keep_moments) {
-    const auto moment = [&](float* to, const float* from) {
-      if (from != nullptr) return e.copy(to, from, bytes, cudaMemcpyHostToDevice);
-      check(cudaMemsetAsync(to, 0, static_cast<std::size_t>(bytes), e.stream.s),
-            "clearing GPU memory");
+    const auto moment_bytes = static_cast<idx>(e.params.moment_bytes());
+    const auto moment = [&](void* to, const float* from) {
+      if (from == nullptr)
+        return check(cudaMemsetAsync(to, 0, e.params.moment_bytes(), e.stream.s),
+                     "clearing GPU memory");
+      if (e.params.moments == cuda::Moments::full)
+        return e.copy(to, from, moment_bytes, cudaMemcpyHostToDevice);
+      std::vector<cuda::bf16> rounded(static_cast<std::size_t>(e.params.size));
+      for (std::size_t i = 0; i < rounded.size(); ++i) rounded[i] = __float2bfloat16_rn(from[i]);
+      e.copy(to, rounded.data(), moment_bytes, cudaMemcpyHostToDevice);
+      e.synchronize();
     };
     moment(e.params.m, m);
     moment(e.params.v, v);
@@ -356,9 +405,17 @@ void GpuTraining::download(float* values, float* m, float* v) {
   const auto get = [&](float* to, const float* from) {
     if (to != nullptr && from != nullptr) e.copy(to, from, bytes, cudaMemcpyDeviceToHost);
   };
+  const auto get_moment = [&](float* to, const void* from) {
+    if (e.params.moments != cuda::Moments::half) return get(to, static_cast<const float*>(from));
+    if (to == nullptr) return;
+    std::vector<cuda::bf16> stored(static_cast<std::size_t>(e.params.size));
+    e.copy(stored.data(), from, static_cast<idx>(e.params.moment_bytes()), cudaMemcpyDeviceToHost);
+    e.synchronize();
+    for (std::size_t i = 0; i < stored.size(); ++i) to[i] = __bfloat162float(stored[i]);
+  };
   get(values, e.params.values);
-  get(m, e.params.m);
-  get(v, e.params.v);
+  get_moment(m, e.params.m);
+  get_moment(v, e.params.v);
   e.synchronize();
 }
 
@@ -477,8 +534,8 @@ std::vector<LayerSaturation> GpuTraining::saturation() {
 GpuMemory GpuTraining::memory() const {
   std::size_t free_bytes = 0, total_bytes = 0;
   check(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for the GPU's memory");
-  return {engine_->device.name, engine_->arena.peak(), total_bytes - free_bytes, total_bytes,
-          engine_->kept_layers};
+  return {engine_->device.name, engine_->arena.peak(), total_bytes - free_bytes,
+          total_bytes,          engine_->kept_layers,  engine_->device.peak_flops};
 }
 
 }  // namespace mmfree

@@ -21,6 +21,10 @@ struct GpuTrainingOptions {
   // bytes to use at most, 0: what is free. Activations that do not fit are recomputed.
   std::size_t memory_limit = 0;
   bool keep_moments = true;   // false: no update() (evaluation and gradients only)
+  bool bf16_moments = false;  // AdamW's, in place of float32
+  // Input gradients of the layers from e4m3 operands, rows of gradients scaled to its range. Needs
+  // bf16 precision, a GPU of compute capability 9.0 and widths that are multiples of 16.
+  bool fp8_backward = false;
   bool int8_products = true;  // false: forward products in floating point, the same sums
   bool graph = true;          // replay repeated steps as one CUDA graph
 };
@@ -41,7 +45,8 @@ struct GpuMemory {
   std::size_t planned_bytes;  // by this network
   std::size_t used_bytes;     // of the device, by everyone
   std::size_t total_bytes;
-  idx kept_layers;  // whose MLP activations are kept, not recomputed
+  idx kept_layers;    // whose MLP activations are kept, not recomputed
+  double peak_flops;  // of dense bf16 products at the highest clock; 0: not known
 };
 
 class GpuTraining {

@@ -72,6 +72,11 @@ idx parameter_count(const std::vector<ParamInfo>& table) {
   return n;
 }
 
+double training_flops_a_token(const MatmulFreeConfig& c) {
+  const idx layer = 4 * c.hidden_size * c.mixer_width() + 3 * c.hidden_size * c.mlp_width();
+  return 6 * static_cast<double>(c.num_hidden_layers * layer + c.hidden_size * c.vocab_size);
+}
+
 ParamViews view_params(const std::vector<ParamInfo>& table, const MatmulFreeConfig& c,
                        float* storage) {
   std::unordered_map<std::string_view, float*> by_name;

@@ -35,6 +35,9 @@ std::vector<ParamInfo> matmulfree_params(const MatmulFreeConfig& config);
 // Elements of flat storage, padding included; and of the parameters alone.
 idx storage_size(const std::vector<ParamInfo>& table);
 idx parameter_count(const std::vector<ParamInfo>& table);
+// Operations of a training step for each token, as model FLOP use counts them: 6 for each weight
+// that a token is multiplied with (all matrices but the embedding); nothing for what is recomputed.
+double training_flops_a_token(const MatmulFreeConfig& config);
 
 // Typed pointers into flat storage of values or of gradients.
 struct LayerParams {

@@ -1,5 +1,6 @@
 #include "mmfree/train/data.h"
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -250,7 +251,7 @@ TEST(PrepareData, VocabulariesBeyond65536HaveIdsOf32Bits) {
   // type 4.
   std::string model = read_text_file(p.options.out / "tokenizer.model");
   for (int i = 0; i < 66000; ++i) {
-    const std::string text = "@" + std::to_string(i) + "@";
+    const std::string text = fmt::format("@{}@", i);
     const std::string piece =
         std::string("\x0A") + static_cast<char>(text.size()) + text + "\x18\x04";
     model += std::string("\x0A") + static_cast<char>(piece.size()) + piece;

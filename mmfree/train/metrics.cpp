@@ -75,6 +75,7 @@ MetricsRow row_from(const json& o) {
   r.tokens_per_s = o.at("tokens_per_s").get<double>();
   r.elapsed_s = o.at("elapsed_s").get<double>();
   if (o.contains("device_bytes")) r.device_bytes = o["device_bytes"].get<idx>();
+  if (o.contains("mfu")) r.mfu = o["mfu"].get<double>();
   if (o.contains("val_loss")) r.val_loss = o["val_loss"].get<double>();
   if (o.contains("val_bits_per_byte")) r.val_bits_per_byte = o["val_bits_per_byte"].get<double>();
   if (o.contains("health")) r.health = health_from(o["health"]);
@@ -106,6 +107,7 @@ std::string metrics_line(const MetricsRow& r) {
   o["tokens_per_s"] = r.tokens_per_s;
   o["elapsed_s"] = r.elapsed_s;
   if (r.device_bytes) o["device_bytes"] = *r.device_bytes;
+  if (r.mfu) o["mfu"] = *r.mfu;
   if (r.val_loss) o["val_loss"] = *r.val_loss;
   if (r.val_bits_per_byte) o["val_bits_per_byte"] = *r.val_bits_per_byte;
   if (r.health) o["health"] = health_json(*r.health);

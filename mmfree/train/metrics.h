@@ -22,6 +22,7 @@ struct MetricsRow {
   double tokens_per_s = 0;          // of this step
   double elapsed_s = 0;             // since the start of the run, pauses between resumes left out
   std::optional<idx> device_bytes;  // GPU memory in use
+  std::optional<double> mfu;        // model FLOPs of this step / peak of the GPU in bf16
   std::optional<double> val_loss;   // nats per token
   std::optional<double> val_bits_per_byte;
   std::optional<Health> health;

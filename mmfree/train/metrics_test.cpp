@@ -26,6 +26,8 @@ TEST(Metrics, RowsReadBackToTheSameBits) {
   test::TempDir dir;
   const auto path = dir.path() / "metrics.jsonl";
   MetricsRow full = row(2);
+  full.device_bytes = idx{1} << 36;
+  full.mfu = 3.0 / 7;
   full.val_loss = 1.0 / 9;
   full.val_bits_per_byte = 2.0 / 9;
   full.health = Health{1, {{{0.3, 0.4, 0.3, 0.01}, {0.1, 0.2, 0.3, 0.4}}}, {0.2, 0.6, 0.2, {}}, {}};
@@ -40,6 +42,8 @@ TEST(Metrics, RowsReadBackToTheSameBits) {
   EXPECT_EQ(metrics_line(rows[1]), metrics_line(full));
   EXPECT_EQ(rows[0].loss, row(1).loss);
   EXPECT_FALSE(rows[0].health);
+  EXPECT_FALSE(rows[0].mfu);
+  EXPECT_EQ(rows[1].mfu, full.mfu);
   EXPECT_EQ(rows[1].health->layers.at(0).saturation.mlp_out, 0.4);
   EXPECT_EQ(rows[1].health->layers.at(0).codes.flips, 0.01);
   EXPECT_FALSE(rows[1].health->head.flips);

@@ -51,6 +51,8 @@ ordered_json run_json(const TrainOptions& o) {
   j["threads"] = o.threads;
   j["device"] = o.device;
   j["precision"] = o.precision;
+  j["backward"] = o.backward;
+  j["moments"] = o.moments;
   j["device_memory_gib"] = o.device_memory_gib;
   j["checkpoint_every"] = o.checkpoint_every;
   j["keep"] = o.keep;
@@ -143,6 +145,10 @@ void validate(const TrainOptions& o) {
   if (o.precision != "bf16" && o.precision != "float32")
     fail(ErrorKind::usage,
          fmt::format("--precision is '{}', expected bf16 or float32", o.precision));
+  if (o.backward != "bf16" && o.backward != "fp8")
+    fail(ErrorKind::usage, fmt::format("--backward is '{}', expected bf16 or fp8", o.backward));
+  if (o.moments != "float32" && o.moments != "bf16")
+    fail(ErrorKind::usage, fmt::format("--moments is '{}', expected float32 or bf16", o.moments));
   check("device-memory", o.device_memory_gib, 0.0, 1e6);
   check("threads", static_cast<idx>(o.threads), 1, 4096);
   check("checkpoint-every", o.checkpoint_every, 1, kMaxSteps);
@@ -191,6 +197,10 @@ TrainOptions options_from_json(std::string_view text, std::string_view name) {
       r.at("device").get_to(o.device);
       r.at("precision").get_to(o.precision);
       r.at("device_memory_gib").get_to(o.device_memory_gib);
+    }
+    if (r.contains("backward")) {  // likewise
+      r.at("backward").get_to(o.backward);
+      r.at("moments").get_to(o.moments);
     }
     r.at("checkpoint_every").get_to(o.checkpoint_every);
     r.at("keep").get_to(o.keep);

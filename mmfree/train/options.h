@@ -31,9 +31,11 @@ struct TrainOptions {
   std::filesystem::path data;
   std::filesystem::path out;
   int threads = 1;
-  std::string device = "cpu";      // or "cuda"; the last bits of the sums depend on it
-  std::string precision = "bf16";  // of activations and gradients on the GPU: bf16 or float32
-  double device_memory_gib = 0;    // of the GPU to use at most; 0 = what is free
+  std::string device = "cpu";       // or "cuda"; the last bits of the sums depend on it
+  std::string precision = "bf16";   // of activations and gradients on the GPU: bf16 or float32
+  std::string backward = "bf16";    // operands of the layers' input gradients there: bf16 or fp8
+  std::string moments = "float32";  // AdamW's, as stored on the GPU: float32 or bf16
+  double device_memory_gib = 0;     // of the GPU to use at most; 0 = what is free
   idx checkpoint_every = 100;
   idx keep = 2;             // checkpoints
   idx eval_every = 100;     // 0 = never

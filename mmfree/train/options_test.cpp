@@ -32,6 +32,25 @@ TEST(TrainOptions, SurviveTheirFile) {
   EXPECT_TRUE(differing_options(o, back).empty());
 }
 
+TEST(TrainOptions, HowTheGpuComputesMayChangeAndOlderRunsDoNotNameIt) {
+  const TrainOptions run = some_options();
+  TrainOptions now = run;
+  now.device = "cuda";
+  now.backward = "fp8";
+  now.moments = "bf16";
+  EXPECT_TRUE(differing_options(run, now).empty());
+  const TrainOptions back = options_from_json(options_to_json(now), "options.json");
+  EXPECT_EQ(back.backward, "fp8");
+  EXPECT_EQ(back.moments, "bf16");
+  std::string older = options_to_json(now);
+  for (const char* line : {"  \"backward\": \"fp8\",\n", "  \"moments\": \"bf16\",\n"}) {
+    const std::size_t at = older.find(line);
+    ASSERT_NE(at, std::string::npos) << older;
+    older.erase(at, std::string(line).size());
+  }
+  EXPECT_EQ(options_from_json(older, "options.json").backward, "bf16");
+}
+
 TEST(TrainOptions, WhatChangesTheResultIsNamedAndTheRestIsNot) {
   const TrainOptions run = some_options();
   TrainOptions now = run;
@@ -84,6 +103,8 @@ TEST(TrainOptions, ValuesOutsideTheirRangeAreUsageErrors) {
   EXPECT_TRUE(refused([](TrainOptions& o) { o.beta2 = 1; }));
   EXPECT_TRUE(refused([](TrainOptions& o) { o.preset = "hgrn"; }));
   EXPECT_TRUE(refused([](TrainOptions& o) { o.keep = 0; }));
+  EXPECT_TRUE(refused([](TrainOptions& o) { o.backward = "fp4"; }));
+  EXPECT_TRUE(refused([](TrainOptions& o) { o.moments = "fp8"; }));
 }
 
 TEST(TrainOptions, TheDefaultMicroBatchDividesTheBatch) {

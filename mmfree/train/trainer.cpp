@@ -48,6 +48,7 @@ struct Run {
   HealthMonitor health;
   LineLog metrics;
   std::unique_ptr<GpuTraining> gpu;
+  double gpu_peak_flops = 0;  // 0: not known
   Prefetched prefetched;
 };
 
@@ -83,6 +84,8 @@ std::unique_ptr<GpuTraining> open_gpu(const TrainOptions& o) {
   GpuTrainingOptions g;
   g.precision = o.precision == "float32" ? GpuPrecision::float32 : GpuPrecision::bf16;
   g.rows = o.micro_batch * o.seq;
+  g.fp8_backward = o.backward == "fp8";
+  g.bf16_moments = o.moments == "bf16";
   g.memory_limit = static_cast<std::size_t>(o.device_memory_gib * 0x1p30);
   return std::make_unique<GpuTraining>(o.config, g);
 }
@@ -214,18 +217,19 @@ MetricsRow train_step(Run& run) {
   row.step = run.state.step;
   row.tokens = run.state.tokens;
   row.tokens_per_s = static_cast<double>(o.batch_tokens) / took;
+  if (run.gpu_peak_flops > 0)
+    row.mfu = training_flops_a_token(o.config) * row.tokens_per_s / run.gpu_peak_flops;
   return row;
 }
 
 // What a step measures besides itself, in the order health, validation: health reads the batch's
 // activations.
-void measure(Run& run, MetricsRow& row) {
+void measure(Run& run, MetricsRow& row, bool first) {
   const TrainOptions& o = run.options;
+  if (run.gpu != nullptr && (first || due(o.health_every, row.step, o.schedule.steps)))
+    row.device_bytes = static_cast<idx>(run.gpu->memory().used_bytes);
   if (due(o.health_every, row.step, o.schedule.steps)) {
-    if (run.gpu != nullptr) {
-      run.gpu->download_ternary(run.net);
-      row.device_bytes = static_cast<idx>(run.gpu->memory().used_bytes);
-    }
+    if (run.gpu != nullptr) run.gpu->download_ternary(run.net);
     row.health = run.health.report(
         run.ctx, run.net,
         run.gpu != nullptr ? run.gpu->saturation() : activation_saturation(run.net), row.step);
@@ -275,7 +279,7 @@ TrainSummary step_loop(Run& run) {
   bool stop = false;
   while (run.state.step < o.schedule.steps && !stop) {
     MetricsRow row = train_step(run);
-    measure(run, row);
+    measure(run, row, row.step == summary.first_step + 1);
     run.state.elapsed_s = elapsed_before + seconds_since(start);
     row.elapsed_s = run.state.elapsed_s;
     run.metrics.append(metrics_line(row));
@@ -335,6 +339,7 @@ TrainSummary train(const TrainOptions& o, const TokenData& data, bool resume,
           {},
           LineLog(metrics_path(o.out)),
           nullptr,
+          0,
           {}};
   if (validation.empty()) say(hooks, "the data set has no validation split: no validation");
   if (fresh) {
@@ -351,6 +356,7 @@ TrainSummary train(const TrainOptions& o, const TokenData& data, bool resume,
   if (gpu != nullptr) {
     run.gpu = std::move(gpu);
     run.gpu->upload(run.net.values.data(), run.optimizer.m.data(), run.optimizer.v.data());
+    run.gpu_peak_flops = run.gpu->memory().peak_flops;
     say(hooks, gpu_message(run.gpu->memory(), o.config.num_hidden_layers));
   }
   if (o.health_every > 0) run.health.set_baseline(ctx, run.net, run.state.step);

@@ -1,5 +1,6 @@
 // Runs the program's inference commands as a user does, with good and with bad input.
 #include <fcntl.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -149,7 +150,7 @@ TEST_F(Inference, PromptComesFromOptionStandardInputOrIds) {
   EXPECT_EQ(j.at("text").get<std::string>() + "\n", text);
   std::string ids;
   for (const json& id : j.at("prompt_ids"))
-    ids += (ids.empty() ? "" : ",") + std::to_string(id.get<int>());
+    ids += fmt::format("{}{}", ids.empty() ? "" : ",", id.get<int>());
   EXPECT_EQ(good(with({"--prompt-ids", ids})), text);
   EXPECT_TRUE(good(with({"--prompt", "d\xC3\xB6g", "--echo"})).starts_with("d\xC3\xB6g"));
 }

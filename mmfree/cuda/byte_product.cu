@@ -1,7 +1,8 @@
-// The forward product on Hopper's int8 tensor cores. A cluster of two blocks makes a tile of 256
-// rows by 256 outputs: each block loads its own 128 rows of x and half of the weights, which the
-// copy engine delivers to both. In a block one warp asks for tiles four steps of 128 inputs ahead;
-// two warpgroups multiply 64 rows by 256 outputs each, scale their sums and store bf16.
+// Products of 8-bit operands on Hopper's tensor cores: int8 in the forward, e4m3 for the input
+// gradients. A cluster of two blocks makes a tile of 256 rows by 256 outputs: each block loads its
+// own 128 rows of x and half of the weights, which the copy engine delivers to both. In a block one
+// warp asks for tiles four steps of 128 inputs ahead; two warpgroups multiply 64 rows by 256
+// outputs each, scale their sums and store bf16.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -26,8 +27,8 @@ constexpr int kPieceColumns = 64;                // of the result, staged at a t
 constexpr int kPieceStride = kPieceColumns + 8;  // bf16 elements; the padding avoids bank conflicts
 
 struct Shared {
-  std::int8_t x[kStages][kRows * kDepth];
-  std::int8_t w[kStages][kOutputs * kDepth];
+  std::uint8_t x[kStages][kRows * kDepth];
+  std::uint8_t w[kStages][kOutputs * kDepth];
   bf16 piece[kConsumers * 4][16 * kPieceStride];
   alignas(8) std::uint64_t full[kStages];
   std::uint64_t empty[kStages];
@@ -37,8 +38,9 @@ constexpr std::size_t kSharedBytes = sizeof(Shared) + 1024;  // tiles start at m
 struct Product {
   idx rows;
   int in, out;
-  const float* largest;
-  const float* w_scale;
+  const float* largest;  // of each row of x: its scale is largest / limit
+  float limit;
+  const float* w_scale;  // or null: 1
   bf16* y;
 };
 
@@ -145,6 +147,43 @@ __device__ __forceinline__ void multiply(int (&d)[128], std::uint64_t x, std::ui
         "+r"(d[122]), "+r"(d[123]), "+r"(d[124]), "+r"(d[125]), "+r"(d[126]), "+r"(d[127])
       : "l"(x), "l"(w), "r"(add));
 }
+__device__ __forceinline__ void multiply(float (&d)[128], std::uint64_t x, std::uint64_t w,
+                                         int add) {
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "setp.ne.b32 p, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k32.f32.e4m3.e4m3 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
+      "%127"
+      "}, %128, %129, p, 1, 1;\n}\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
+        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
+        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
+        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
+        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]),
+        "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
+        "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
+        "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
+        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
+        "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]),
+        "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]),
+        "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]),
+        "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]),
+        "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), "+f"(d[96]), "+f"(d[97]),
+        "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),
+        "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]),
+        "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]),
+        "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]),
+        "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+      : "l"(x), "l"(w), "r"(add));
+}
 
 __device__ __forceinline__ void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
@@ -160,22 +199,23 @@ __device__ __forceinline__ int2 tile_of(int n, int pairs, int output_tiles) {
   return make_int2(first + within % height, within / height);
 }
 
-__device__ void store_tile(const Product& a, const int (&d)[128], bf16* piece, idx row0,
+template <class Sum>
+__device__ void store_tile(const Product& a, const Sum (&d)[128], bf16* piece, idx row0,
                            int output0) {
   const int lane = static_cast<int>(threadIdx.x) & 31;
-  const float w_scale = *a.w_scale;
+  const float w_scale = a.w_scale != nullptr ? *a.w_scale : 1.0F;
   float scale[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const idx row = row0 + lane / 4 + 8 * i;
-    scale[i] = row < a.rows ? a.largest[row] / 127.0F : 0.0F;
+    scale[i] = row < a.rows ? a.largest[row] / a.limit : 0.0F;
   }
 #pragma unroll
   for (int part = 0; part < kOutputs / kPieceColumns; ++part) {
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < kPieceColumns / 8; ++j) {
-      const int* v = d + 4 * (part * (kPieceColumns / 8) + j);
+      const Sum* v = d + 4 * (part * (kPieceColumns / 8) + j);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         *reinterpret_cast<__nv_bfloat162*>(piece + (lane / 4 + 8 * i) * kPieceStride + 8 * j +
@@ -198,8 +238,10 @@ __device__ void store_tile(const Product& a, const int (&d)[128], bf16* piece, i
 
 #endif
 
+// Sum: int for int8 operands, float for e4m3.
+template <class Sum>
 __global__ void __launch_bounds__(kThreads, 1)
-    int8_product_kernel(const __grid_constant__ CUtensorMap x_map,
+    byte_product_kernel(const __grid_constant__ CUtensorMap x_map,
                         const __grid_constant__ CUtensorMap w_map, const Product a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ char raw[];
@@ -253,7 +295,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int to = static_cast<int>(threadIdx.x) % 128;
     for (int n = static_cast<int>(blockIdx.x) / kCluster; n < pairs * output_tiles; n += clusters) {
       const int2 tile = tile_of(n, pairs, output_tiles);
-      int d[128];
+      Sum d[128];
       int before = 0;
       for (int k = 0; k < steps; ++k) {
         wait(&s.full[stage], parity);
@@ -279,13 +321,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   cluster_barrier();  // a block's barriers outlive the last arrival of its neighbour
 #else
-  __trap();  // int8_product_fits keeps other devices away
+  __trap();  // byte_product_fits keeps other devices away
 #endif
 }
 
 // ---- launcher ----
 
-CUtensorMap tensor_map(const std::int8_t* data, idx rows, idx width, int box_rows) {
+CUtensorMap tensor_map(const void* data, idx rows, idx width, int box_rows) {
   static const PFN_cuTensorMapEncodeTiled_v12000 encode = [] {
     void* f = nullptr;
     cudaDriverEntryPointQueryResult found{};
@@ -303,28 +345,24 @@ CUtensorMap tensor_map(const std::int8_t* data, idx rows, idx width, int box_row
   const cuuint32_t box[2] = {kDepth, static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t steps[2] = {1, 1};
   const CUresult code =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<std::int8_t*>(data), extents,
-             strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(data), extents, strides, box,
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (code != CUDA_SUCCESS)
-    fail(ErrorKind::resource, "describing int8 rows to the copy engine: CUDA error " +
+    fail(ErrorKind::resource, "describing rows of bytes to the copy engine: CUDA error " +
                                   std::to_string(static_cast<int>(code)));
   return map;
 }
 
-}  // namespace
-
-bool int8_product_fits(int compute_capability, idx in, idx out) {
-  return compute_capability == 90 && in % 16 == 0 && out % 8 == 0;
-}
-
-void int8_product(const Launch& l, idx rows, idx in, idx out, const std::int8_t* x,
-                  const std::int8_t* t, const float* largest, const float* w_scale, bf16* y) {
+template <class Sum>
+void byte_product(const Launch& l, idx rows, idx in, idx out, const void* x, const void* t,
+                  const float* largest, float limit, const float* w_scale, bf16* y) {
   if (rows == 0) return;
   static const bool configured = [] {
-    check(cudaFuncSetAttribute(int8_product_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(kSharedBytes)),
-          "reserving shared memory");
+    check(
+        cudaFuncSetAttribute(byte_product_kernel<Sum>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(kSharedBytes)),
+        "reserving shared memory");
     return true;
   }();
   static_cast<void>(configured);
@@ -333,7 +371,7 @@ void int8_product(const Launch& l, idx rows, idx in, idx out, const std::int8_t*
   const idx tiles =
       (rows + kCluster * kRows - 1) / (kCluster * kRows) * ((out + kOutputs - 1) / kOutputs);
   const auto clusters = static_cast<unsigned>(std::min<idx>(tiles, l.multiprocessors / kCluster));
-  const Product a{rows, static_cast<int>(in), static_cast<int>(out), largest, w_scale, y};
+  const Product a{rows, static_cast<int>(in), static_cast<int>(out), largest, limit, w_scale, y};
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {kCluster, 1, 1};
@@ -344,7 +382,24 @@ void int8_product(const Launch& l, idx rows, idx in, idx out, const std::int8_t*
   config.stream = l.stream;
   config.attrs = &cluster;
   config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, int8_product_kernel, x_map, w_map, a), "int8 product");
+  check(cudaLaunchKernelEx(&config, byte_product_kernel<Sum>, x_map, w_map, a),
+        "product of 8-bit operands");
+}
+
+}  // namespace
+
+bool byte_product_fits(int compute_capability, idx in, idx out) {
+  return compute_capability == 90 && in % 16 == 0 && out % 8 == 0;
+}
+
+void int8_product(const Launch& l, idx rows, idx in, idx out, const std::int8_t* x,
+                  const std::int8_t* t, const float* largest, const float* w_scale, bf16* y) {
+  byte_product<int>(l, rows, in, out, x, t, largest, 127.0F, w_scale, y);
+}
+
+void fp8_product(const Launch& l, idx rows, idx in, idx out, const e4m3* x, const e4m3* t,
+                 const float* largest, bf16* y) {
+  byte_product<float>(l, rows, in, out, x, t, largest, kLargestE4m3, nullptr, y);
 }
 
 }  // namespace mmfree::cuda
