@@ -323,6 +323,53 @@ int bench_batch(const Ctx& ctx, const Options& o) {
   return 0;
 }
 
+// One session as long as --tokens says, in ten parts: neither time nor memory may depend on what
+// came before.
+int bench_stream(const Ctx& ctx, const Options& o) {
+  constexpr idx kParts = 10;
+  const Clock::time_point start = Clock::now();
+  const TiledModel model = get_model(ctx, o);
+  const idx vocab = model.base.config.vocab_size;
+  Session session(ctx, model);
+  const double load_s = seconds_since(start);
+  const Bystanders others;
+  if (!o.json) {
+    fmt::print("one stream of {} tokens\n", o.tokens);
+    print_model(model, ctx, load_s);
+  }
+  std::optional<ProgressLine> line("decoding");
+  const Progress progress = line->sink();
+  Json rows = Json::array();
+  for (idx part = 0; part < kParts; ++part) {
+    const idx first = o.tokens * part / kParts;
+    const idx last = o.tokens * (part + 1) / kParts;
+    const Clock::time_point begin = Clock::now();
+    for (idx t = first; t < last; ++t) {
+      session.step(static_cast<std::int32_t>(random_bits(1, 0, static_cast<std::uint64_t>(t)) %
+                                             static_cast<std::uint64_t>(vocab)));
+      if (t % 1024 == 0)
+        progress("tokens", static_cast<std::uint64_t>(t), static_cast<std::uint64_t>(o.tokens));
+    }
+    rows.push_back({{"first_position", first},
+                    {"tokens", last - first},
+                    {"tokens_per_s", static_cast<double>(last - first) / seconds_since(begin)},
+                    {"peak_rss_bytes", peak_rss_bytes()}});
+  }
+  line.reset();
+  Json j = {{"what", "stream"},       {"model", model_json(model, o)},
+            {"device", "cpu"},        {"isa", isa_name(active_isa())},
+            {"threads", ctx.threads}, {"tokens", o.tokens},
+            {"parts", rows}};
+  if (!o.json) {
+    fmt::print("  {:>14} {:>12} {:>14}\n", "from position", "tokens/s", "peak MB so far");
+    for (const Json& r : rows)
+      fmt::print("  {:>14} {:>12.1f} {:>14.1f}\n", r["first_position"].get<idx>(),
+                 r["tokens_per_s"].get<double>(), r["peak_rss_bytes"].get<double>() / 1e6);
+  }
+  finish(j, others, o);
+  return 0;
+}
+
 // The product alone, on copies of one matrix that fill the probe's size or on one that stays in the
 // cache.
 int bench_ops(const Ctx& ctx, const Options& o) {
@@ -410,18 +457,21 @@ int cmd_bench(Args args) {
   Ctx ctx;
   std::optional<idx> hidden, layers, intermediate;
   CLI::App app("Measures speed against what this machine can do", "mmfree bench");
-  app.add_option("WHAT", o.what,
-                 "decode: one token after the other; prefill: a prompt at once; batch: several "
-                 "sequences together; ops: the matrix product alone; train: the training step")
+  app.add_option(
+         "WHAT", o.what,
+         "decode: one token after the other; prefill: a prompt at once; batch: several "
+         "sequences together; stream: one long session in ten parts; ops: the matrix product "
+         "alone; train: the training step")
       ->required()
-      ->check(CLI::IsMember({"decode", "prefill", "batch", "ops", "train"}));
+      ->check(CLI::IsMember({"decode", "prefill", "batch", "stream", "ops", "train"}));
   CLI::Option* model = app.add_option("MODEL", o.model, "run directory or GGUF file");
   app.add_flag("--random", o.random, "random weights instead of a model")->excludes(model);
   app.add_option("--size", o.size, "of the random weights: tiny, 8m, 30m, 100m, 370m, 1.3b, 2.7b");
   app.add_option("--vocab-size", o.vocab, "of the random weights")
       ->check(CLI::Range(idx{1}, idx{1} << 24))
       ->capture_default_str();
-  app.add_option("--tokens", o.tokens, "length of the prompt (prefill)")
+  app.add_option("--tokens", o.tokens,
+                 "length of the prompt (prefill) or of the session (stream, at least 10)")
       ->check(CLI::Range(idx{1}, idx{1} << 20))
       ->capture_default_str();
   app.add_option("--batch", o.batches, "numbers of sequences (batch)")
@@ -486,6 +536,12 @@ int cmd_bench(Args args) {
   if (o.what == "decode") return bench_decode(ctx, o);
   if (o.what == "prefill") return bench_prefill(ctx, o);
   if (o.what == "batch") return bench_batch(ctx, o);
+  if (o.what == "stream") {
+    if (o.tokens < 10)
+      fail(ErrorKind::usage,
+           fmt::format("bench: --tokens is {}, expected at least 10 for stream", o.tokens));
+    return bench_stream(ctx, o);
+  }
   return bench_ops(ctx, o);
 }
 

@@ -385,6 +385,20 @@ TEST_F(Inference, ASavedStateGoesOnAsIfNothingHadHappened) {
             2);
 }
 
+TEST_F(Inference, BenchStreamCountsEveryToken) {
+  const json j = json::parse(good({"bench", "stream", "--random", "--size", "tiny", "--vocab-size",
+                                   "320", "--tokens", "53", "--json"}));
+  long long tokens = 0;
+  for (const json& part : j.at("parts")) {
+    EXPECT_EQ(part.at("first_position"), tokens);
+    tokens += part.at("tokens").get<long long>();
+    EXPECT_GT(part.at("tokens_per_s"), 0);
+  }
+  EXPECT_EQ(j.at("parts").size(), 10U);
+  EXPECT_EQ(tokens, 53);
+  refused({"bench", "stream", "--random", "--size", "tiny", "--tokens", "9"}, "--tokens is 9");
+}
+
 TEST_F(Inference, DamagedGgufFilesAreRefused) {
   good({"convert", path("run"), path("m.gguf")});
   const std::string bytes = read_text_file(path("m.gguf"));
