@@ -254,12 +254,12 @@ std::int32_t RtlCore::run(const TokenInput& input, bool with_logits, Machine* lo
   s.top.start_i = 1;
   s.clock();
   s.top.start_i = 0;
-  constexpr std::uint64_t kQuiet = 1000000;  // no sign of life for so long: it hangs
+  constexpr std::uint64_t kQuiet = 100000;  // no sign of life for so long: it hangs
   std::uint64_t last_sign = s.cycle;
   while (s.top.done_o == 0) {
     if (s.top.rvalid_i != 0 || s.top.retire_o != 0) last_sign = s.cycle;
     if (s.cycle - last_sign > kQuiet)
-      fail(ErrorKind::numeric, "the RTL hangs: no beat and no result for 1000000 cycles");
+      fail(ErrorKind::numeric, "the RTL hangs: no beat and no result for 100000 cycles");
     s.clock();
     if (lockstep != nullptr) s.compare_retired();
   }

@@ -533,27 +533,21 @@ module mmf_core #(
   logic [15:0] bound_q;
   logic [31:0] x_read_q;
   logic epi_we;
-  // The layer's state and the bank of bounds of the matrix in the epilogue; both change only between matrices that use them.
-  logic [HW-1:0] epi_base_q;
-  logic [1:0] epi_bank_q;
-  always_ff @(posedge clk_i)
-    if (tmm_issue) begin
-      if (epi == 4'(mmf_isa_pkg::EPI_SIGF)) epi_bank_q <= ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2];
-      if (epi == 4'(mmf_isa_pkg::EPI_STATE)) epi_base_q <= state_base_q;
-    end
+  logic [HW-1:0] hraddr, hwaddr;
+  logic [1:0] rbank;
   logic [1023:0] x_row;
   logic [511:0] c_row;
   assign x_row = x_mem[raddr[EW-1:5]];
-  assign c_row = c_mem[{epi_bank_q, raddr[EW-1:5]}];
+  assign c_row = c_mem[{rbank, raddr[EW-1:5]}];
   always_ff @(posedge clk_i) begin
     t_read_q <= t_mem[raddr[EW-1:0]];
-    h_read_q <= h_mem[epi_base_q + raddr[HW-1:0]];
+    h_read_q <= h_mem[hraddr];
     x_read_q <= x_row[32*raddr[4:0] +: 32];
     bound_q <= c_row[16*raddr[4:0] +: 16];
     if (epi_we) begin
       case (wepi)
         4'(mmf_isa_pkg::EPI_SIGF), 4'(mmf_isa_pkg::EPI_SILU): t_mem[waddr[EW-1:0]] <= t_write;
-        4'(mmf_isa_pkg::EPI_STATE): h_mem[epi_base_q + waddr[HW-1:0]] <= h_write;
+        4'(mmf_isa_pkg::EPI_STATE): h_mem[hwaddr] <= h_write;
         4'(mmf_isa_pkg::EPI_SWISHG), 4'(mmf_isa_pkg::EPI_MULT): z_mem[waddr[EW-1:5]][32*waddr[4:0] +: 32] <= v_write;
         4'(mmf_isa_pkg::EPI_RESADD): x_mem[waddr[EW-1:5]][32*waddr[4:0] +: 32] <= v_write;
         default: ;
@@ -566,13 +560,14 @@ module mmf_core #(
       x_bits_q <= embedded_bits;
     end
   end
-  mmf_core_epi #(.RowW(RowW)) u_epi (
+  mmf_core_epi #(.RowW(RowW), .StateW(HW)) u_epi (
     .clk_i, .rst_ni,
     .ctx_valid_i(tmm_issue), .ctx_epi_i(epi), .ctx_scale_i(s_regs[32*ins[36:32] +: 32]),
-    .ctx_rows_i(ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24]), .ctx_fresh_i(fresh_q), .ctx_ready_o(ctx_ready),
+    .ctx_rows_i(ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24]), .ctx_fresh_i(fresh_q),
+    .ctx_base_i(state_base_q), .ctx_bank_i(ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2]), .ctx_ready_o(ctx_ready),
     .group_valid_i(group_valid), .group_sums_i(group_sums), .group_left_o(group_left),
-    .epi_o(repi), .raddr_o(raddr), .t_i(t_read_q), .h_i(h_read_q), .x_i(x_read_q), .bound_i(bound_q),
-    .we_o(epi_we), .wepi_o(wepi), .waddr_o(waddr), .t_o(t_write), .h_o(h_write), .v_o(v_write), .bits_o(v_bits),
+    .epi_o(repi), .raddr_o(raddr), .hraddr_o(hraddr), .rbank_o(rbank), .t_i(t_read_q), .h_i(h_read_q), .x_i(x_read_q), .bound_i(bound_q),
+    .we_o(epi_we), .wepi_o(wepi), .waddr_o(waddr), .hwaddr_o(hwaddr), .t_o(t_write), .h_o(h_write), .v_o(v_write), .bits_o(v_bits),
     .done_o(epi_done), .best_row_o(best_row), .best_sum_o(best_sum)
   );
 

@@ -66,11 +66,9 @@ module mmf_core_sfu (
   assign rest_next = {rest_q[17:0], quo_q[33:32]};
   assign trial = {1'b0, root_q, 2'b01};
 
-  // 1/sqrt: m' = m << odd, exponent made even
-  logic odd;
+  // 1/sqrt of m * 2^e: an odd e goes into the divisor (m << 1), so the root's exponent is -floor(e / 2).
   logic signed [17:0] half_e;
-  assign odd = ea_q[0];
-  assign half_e = ($signed({{2{ea_q[15]}}, ea_q}) - $signed({17'd0, odd})) >>> 1;
+  assign half_e = $signed({{2{ea_q[15]}}, ea_q}) >>> 1;
 
   assign busy_o = state_q != StIdle;
   assign done_o = state_q == StDone;

@@ -167,8 +167,13 @@ void Image::check_program() const {
         fail(ErrorKind::format,
              fmt::format("{}: reads {} beats from page {}, beyond the image", where, beats, page));
     };
-    const auto bad = [&](const char* message) { fail(ErrorKind::format, where + ": " + message); };
+    const auto bad = [&](const std::string& message) {
+      fail(ErrorKind::format, where + ": " + message);
+    };
     const auto limit = [](idx v) { return static_cast<std::uint64_t>(v); };
+    // A loop or an end that is sometimes skipped has no meaning.
+    const bool control = i.op() == Op::LOOP || i.op() == Op::ENDL || i.op() == Op::HALT;
+    if (control && i.flags() != 0) bad("LOOP, ENDL and HALT cannot depend on LOGITS");
     switch (i.op()) {
       case Op::LOOP:
         if (loop_start >= 0) bad("a loop inside a loop");
@@ -224,6 +229,8 @@ void Image::check_program() const {
                          : state              ? n.m
                                               : n.f;
         if (i.field("rows") == 0 || i.len() == 0) bad("an empty matrix");
+        if (epi != kEPI_ARGMAX && i.field("rows") < kLeastRows)
+          bad(fmt::format("rows is {}, expected at least {}", i.field("rows"), kLeastRows));
         below("rows", limit(rows) + 1);
         break;
       }

@@ -26,6 +26,9 @@ namespace mmfree::hw {
 inline constexpr std::array<char, 8> kImageMagic = {'M', 'M', 'F', 'R', 'E', 'E', 'H', 'W'};
 inline constexpr std::uint32_t kImageVersion = 1;
 inline constexpr std::uint32_t kIsaVersion = 1;
+// Fewest rows of a matrix whose results a matrix behind it may read: fewer, and its first row would
+// be read before the epilogue has written it. ARGMAX writes no memory and may have any number.
+inline constexpr std::uint64_t kLeastRows = 6;
 
 enum class Section { code, embedding, layers, head, tokenizer };
 inline constexpr int kSections = 5;

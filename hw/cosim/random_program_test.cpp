@@ -1,0 +1,57 @@
+// Random legal programs on the RTL core under random memories, in lock-step with the simulator.
+// MMF_PROGRAMS=5000 MMF_SEED=1 build/hw/tests/hw_rtl_random_test runs more of them.
+#include "hw/cosim/random_program.h"
+
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "hw/cosim/rtl_core.h"
+#include "mmfree/core/error.h"
+#include "mmfree/core/rng.h"
+
+namespace mmfree::hw {
+namespace {
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+TEST(RandomPrograms, AgreeWithTheSimulator) {
+  const std::uint64_t first = from_environment("MMF_SEED", 1);
+  const std::uint64_t count = from_environment("MMF_PROGRAMS", 60);
+  fmt::print("seeds {} to {}\n", first, first + count - 1);
+  std::uint64_t compared = 0;
+  for (std::uint64_t seed = first; seed < first + count; ++seed) {
+    SCOPED_TRACE(fmt::format("MMF_PROGRAMS=1 MMF_SEED={}", seed));
+    const std::vector<std::byte> bytes = random_program_image(seed, 1, 128);
+    const Image image(bytes, "random program");
+    RtlMemory memory;
+    memory.seed = seed;
+    memory.latency = static_cast<double>(1 + random_bits(seed, 7, 0) % 200);
+    memory.beats_per_cycle = random_bits(seed, 7, 1) % 2 == 0 ? 1 : 0.25;
+    memory.jitter = static_cast<double>(random_bits(seed, 7, 2) % 4) * 0.2;
+    Machine machine(Ctx{1}, image);
+    RtlCore core(image, memory);
+    for (std::uint64_t t = 0; t < 3; ++t) {
+      const auto token = static_cast<std::int32_t>(random_bits(seed, 8, t) %
+                                                   static_cast<std::uint64_t>(image.shape().vocab));
+      const bool logits = random_bits(seed, 9, t) % 3 != 0;
+      try {
+        const std::int32_t next = core.run({token, t == 0}, logits, &machine);
+        ASSERT_EQ(next, machine.next_token(0));
+      } catch (const Error& e) {
+        FAIL() << e.what() << "\n" << disassemble(image.program());
+      }
+    }
+    compared += core.counters().compared;
+  }
+  fmt::print("{} instructions compared\n", compared);
+  EXPECT_GT(compared, count * 100);
+}
+
+}  // namespace
+}  // namespace mmfree::hw
