@@ -27,22 +27,29 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
   std::uint64_t compared = 0;
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
     SCOPED_TRACE(fmt::format("MMF_PROGRAMS=1 MMF_SEED={}", seed));
-    const std::vector<std::byte> bytes = random_program_image(seed, 1, 128);
+    const int streams = RtlCore::kStreams.size() == 1 ? 1
+                        : seed % 4 == 0               ? 2
+                        : seed % 16 == 1              ? 8
+                                                      : 1;
+    const std::vector<std::byte> bytes = random_program_image(seed, streams, 128);
     const Image image(bytes, "random program");
     RtlMemory memory;
     memory.seed = seed;
     memory.latency = static_cast<double>(1 + random_bits(seed, 7, 0) % 200);
     memory.beats_per_cycle = random_bits(seed, 7, 1) % 2 == 0 ? 1 : 0.25;
     memory.jitter = static_cast<double>(random_bits(seed, 7, 2) % 4) * 0.2;
-    Machine machine(Ctx{1}, image);
-    RtlCore core(image, memory);
+    Machine machine(Ctx{1}, image, streams);
+    RtlCore core(image, memory, streams);
+    std::vector<TokenInput> inputs(static_cast<std::size_t>(streams));
     for (std::uint64_t t = 0; t < 3; ++t) {
-      const auto token = static_cast<std::int32_t>(random_bits(seed, 8, t) %
-                                                   static_cast<std::uint64_t>(image.shape().vocab));
+      for (std::size_t b = 0; b < inputs.size(); ++b)
+        inputs[b] = {static_cast<std::int32_t>(random_bits(seed, 8 + 16 * b, t) %
+                                               static_cast<std::uint64_t>(image.shape().vocab)),
+                     t == 0 || random_bits(seed, 10, t + 8 * b) % 4 == 0};
       const bool logits = random_bits(seed, 9, t) % 3 != 0;
       try {
-        const std::int32_t next = core.run({token, t == 0}, logits, &machine);
-        ASSERT_EQ(next, machine.next_token(0));
+        core.run(inputs, logits, &machine);
+        for (int b = 0; b < streams; ++b) ASSERT_EQ(core.next_token(b), machine.next_token(b));
       } catch (const Error& e) {
         FAIL() << e.what() << "\n" << disassemble(image.program());
       }

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "mmfree/core/error.h"
@@ -139,6 +140,13 @@ Image::Image(std::span<const std::byte> bytes, std::string name)
 
 Shape Image::shape() const {
   return {header_.d, header_.m, header_.f, header_.layers, header_.vocab};
+}
+
+int Image::streams() const {
+  unsigned last = 0;
+  for (const Instruction& i : program_)
+    if (i.op() == Op::EMB) last = std::max(last, i.a());
+  return static_cast<int>(last) + 1;
 }
 
 std::span<const std::byte> Image::section(Section s) const {

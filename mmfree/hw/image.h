@@ -84,6 +84,8 @@ class Image {
   std::span<const std::byte> bytes() const { return bytes_; }
   std::span<const std::byte> section(Section s) const;
   std::span<const Instruction> program() const { return program_; }
+  // Streams that the program is for: one more than the last that it embeds.
+  int streams() const;
 
  private:
   void check_program() const;
