@@ -274,6 +274,9 @@ struct Core final : RtlCore::Impl {
     top.rst_ni = 0;
     top.start_i = 0;
     top.prog_we_i = 0;
+    top.prog_last_i = static_cast<std::uint8_t>(image.program().size() - 1);
+    top.ext_run_valid_i = 0;
+    top.ext_beat_pop_i = 0;
     top.mixer_i = static_cast<std::uint32_t>(image.shape().m);
     for (int k = 0; k < 4; ++k) clock();
     top.rst_ni = 1;
@@ -314,7 +317,8 @@ struct Core final : RtlCore::Impl {
       if (lockstep != nullptr) compare_retired();
     }
     if (top.error_o != 0)
-      fail(ErrorKind::numeric, "the RTL stopped at an instruction that it does not know");
+      fail(ErrorKind::numeric, fmt::format("the RTL stops at instruction {} with error {}",
+                                           top.error_pc_o, top.error_o));
     if (lockstep != nullptr)
       for (const auto& e : expected)
         if (!e.empty())

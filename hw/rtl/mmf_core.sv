@@ -6,7 +6,8 @@
 // in the words of the same memories, because all streams use the same addresses in the same cycle.
 //
 // Host: write the program (prog_*), then for each token: token_i, fresh_i, logits_i with start_i; done_o pulses when HALT has
-// retired; token_o is the next token if logits_i was set. error_o stays set after an instruction that this core does not know.
+// retired or an instruction cannot be executed (error_o, error_pc_o; then only reset helps). token_o is the next token if logits_i was
+// set. While the core is idle, ext_* reads the memory through its prefetcher.
 module mmf_core #(
   parameter int Width     = 256,   // widest vector, a multiple of 64, at least 128
   parameter int StateSize = 768,   // layers x mixer width
@@ -19,6 +20,7 @@ module mmf_core #(
   input  logic         prog_we_i,
   input  logic [$clog2(ProgramSize)-1:0] prog_addr_i,
   input  logic [127:0] prog_data_i,
+  input  logic [$clog2(ProgramSize)-1:0] prog_last_i,
   input  logic         start_i,
   input  logic [24*Streams-1:0] token_i,
   input  logic [Streams-1:0]    fresh_i,
@@ -26,8 +28,16 @@ module mmf_core #(
   input  logic [23:0]  mixer_i,    // mixer width: entries of H a layer has
   output logic         busy_o,
   output logic         done_o,
-  output logic         error_o,
+  output logic [7:0]   error_o,    // of mmf_isa_pkg::ERROR_*; stays until reset
+  output logic [15:0]  error_pc_o,
   output logic [24*Streams-1:0] token_o,
+  input  logic         ext_run_valid_i,
+  output logic         ext_run_ready_o,
+  input  logic [31:0]  ext_run_beat_i,
+  input  logic [31:0]  ext_run_len_i,
+  output logic         ext_beat_valid_o,
+  output logic [511:0] ext_beat_o,
+  input  logic         ext_beat_pop_i,
   // AXI4 read channel; byte addresses from the start of the image.
   output logic         arvalid_o,
   input  logic         arready_i,
@@ -70,7 +80,9 @@ module mmf_core #(
   logic [32*Streams-1:0]   x_bits_q, z_bits_q;
 
   // ---------------------------------------------------------------- sequencer
-  logic run_q, error_q, done_q, logits_q;
+  logic run_q, done_q, logits_q;
+  logic [7:0] error_q, error_now;
+  logic [15:0] error_pc_q;
   logic [Streams-1:0] fresh_q;
   logic [PW-1:0] pc_q;
   logic [1:0] bubble_q;
@@ -167,6 +179,32 @@ module mmf_core #(
     endcase
   end
 
+  // Operands that exist in this core; lengths that fit its memories.
+  logic legal, len_ok;
+  assign len_ok = ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 64);
+  always_comb begin
+    legal = 1'b1;
+    case (op)
+      mmf_isa_pkg::OP_EMB: legal = ins[31:24] < 8'(Streams) && ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 32);
+      mmf_isa_pkg::OP_LDC: legal = ins[23:18] == 6'd0 && ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 32);
+      mmf_isa_pkg::OP_LDS: legal = ins[23:16] <= 8'd16;
+      mmf_isa_pkg::OP_STAT:
+        legal = len_ok && ins[23:21] == 3'd0 && ins[31:25] == 7'd0 && ins[39:34] == 6'd0 &&
+                ins[mmf_isa_pkg::F_STAT_MX_LSB + 5 +: 3] == 3'd0;
+      mmf_isa_pkg::OP_QNT:
+        legal = len_ok && ins[23:17] == 7'd0 && ins[31:25] == 7'd0 && ins[39:34] == 6'd0 &&
+                ins[mmf_isa_pkg::F_QNT_R_LSB + 5 +: 3] == 3'd0;
+      mmf_isa_pkg::OP_SFU:
+        legal = ins[23:21] == 3'd0 && ins[31:29] == 3'd0 && ins[39:37] == 3'd0 && ins[mmf_isa_pkg::F_SFU_FN_LSB + 2 +: 2] == 2'd0;
+      mmf_isa_pkg::OP_TMM:
+        legal = len_ok && ins[31:25] == 7'd0 && ins[39:37] == 3'd0 && ins[mmf_isa_pkg::F_TMM_BANK_LSB + 2 +: 6] == 6'd0 &&
+                ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] != 24'd0 &&
+                (epi == 4'(mmf_isa_pkg::EPI_ARGMAX) || (ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] >= 24'd6 &&
+                                                       ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= 24'(Width)));
+      default: ;
+    endcase
+  end
+
   // What units have under way. TMM: [tile] the matrix in the tile, [drain] the one before it, in the epilogue only.
   logic [NR-1:0] ld_w, vec_r, vec_w, sfu_r, sfu_w, tile_r, tile_w, drain_r, drain_w;
   logic ld_busy, vec_busy, sfu_busy, tile_busy, tile_open_q, drain_q;
@@ -203,12 +241,24 @@ module mmf_core #(
           : ((op == mmf_isa_pkg::OP_HALT || op == mmf_isa_pkg::OP_FENCE || op == mmf_isa_pkg::OP_TOK) ? all_idle : 1'b1);
     endcase
   end
+  // A consumer waits for beats that nobody asked for, or the token ends with beats left over.
+  logic fetch_idle, starved;
+  logic [2:0] order_n_q;
+  assign starved = order_n_q != 3'd0 && fetch_idle;
+  always_comb begin
+    error_now = 8'd0;
+    if (!known) error_now = 8'(mmf_isa_pkg::ERROR_OPCODE);
+    else if (!legal) error_now = 8'(mmf_isa_pkg::ERROR_OPERAND);
+    else if (pc_q == prog_last_i && op != mmf_isa_pkg::OP_HALT) error_now = 8'(mmf_isa_pkg::ERROR_PROGRAM);
+    else if (op == mmf_isa_pkg::OP_HALT && all_idle && !fetch_idle) error_now = 8'(mmf_isa_pkg::ERROR_STREAM);
+  end
   assign waits = bubble_q != 2'd0;
-  assign issue = run_q && !waits && !skip && known && unit_free && !hazard;
+  assign issue = run_q && !starved && !waits && !skip && error_now == 8'd0 && unit_free && !hazard;
 
   assign busy_o = run_q;
   assign done_o = done_q;
   assign error_o = error_q;
+  assign error_pc_o = error_pc_q;
   assign token_o = token_q;
 
   always_ff @(posedge clk_i) begin
@@ -216,14 +266,15 @@ module mmf_core #(
     done_q <= 1'b0;
     if (!rst_ni) begin
       run_q <= 1'b0;
-      error_q <= 1'b0;
+      error_q <= '0;
+      error_pc_q <= '0;
       bubble_q <= '0;
       pc_q <= '0;
       layer_q <= '0;
       count_q <= '0;
       state_base_q <= '0;
     end else if (!run_q) begin
-      if (start_i) begin
+      if (start_i && error_q == 8'd0) begin
         run_q <= 1'b1;
         pc_q <= '0;
         token_q <= token_i;
@@ -232,12 +283,18 @@ module mmf_core #(
         layer_q <= '0;
         state_base_q <= '0;
       end
+    end else if (starved) begin
+      error_q <= 8'(mmf_isa_pkg::ERROR_STREAM);
+      error_pc_q <= 16'(pc_q);
+      run_q <= 1'b0;
+      done_q <= 1'b1;
     end else if (waits) begin
       bubble_q <= bubble_q - 2'd1;
     end else if (skip) begin
       pc_q <= pc_q + 1'b1;
-    end else if (!known) begin
-      error_q <= 1'b1;
+    end else if (error_now != 8'd0) begin
+      error_q <= error_now;
+      error_pc_q <= 16'(pc_q);
       run_q <= 1'b0;
       done_q <= 1'b1;
     end else if (issue) begin
@@ -277,26 +334,28 @@ module mmf_core #(
   logic [SW-1:0] ins_stream;
   assign ins_stream = Streams > 1 ? ins[24 +: SW] : '0;
   assign row_beat = {14'd0, token_q[24*ins_stream +: 24]} * {22'd0, ins[55:40]};
-  assign run_valid = issue && (op == mmf_isa_pkg::OP_WST || op == mmf_isa_pkg::OP_EMB);
-  assign run_beat = {2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} + (op == mmf_isa_pkg::OP_EMB ? row_beat[31:0] : 32'd0);
-  assign run_len = op == mmf_isa_pkg::OP_EMB ? {16'd0, ins[55:40]} : ins[mmf_isa_pkg::F_WST_BEATS_LSB +: 32];
+  assign run_valid = !run_q ? ext_run_valid_i : issue && (op == mmf_isa_pkg::OP_WST || op == mmf_isa_pkg::OP_EMB);
+  assign run_beat = !run_q ? ext_run_beat_i : {2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} + (op == mmf_isa_pkg::OP_EMB ? row_beat[31:0] : 32'd0);
+  assign run_len = !run_q ? ext_run_len_i : op == mmf_isa_pkg::OP_EMB ? {16'd0, ins[55:40]} : ins[mmf_isa_pkg::F_WST_BEATS_LSB +: 32];
   mmf_core_fetch #(.FifoBeats(FifoBeats)) u_fetch (
     .clk_i, .rst_ni,
     .run_valid_i(run_valid), .run_ready_o(runs_ready), .run_beat_i(run_beat), .run_len_i(run_len),
     .arvalid_o, .arready_i, .araddr_o, .arlen_o, .rvalid_i, .rready_o, .rdata_i, .rlast_i,
-    .valid_o(beat_valid), .data_o(beat), .pop_i(beat_pop)
+    .idle_o(fetch_idle), .valid_o(beat_valid), .data_o(beat), .pop_i(beat_pop)
   );
 
   // Beats belong to consumers in the order of issue: 1 a load, 0 a matrix. LD and the tile hold one instruction each.
   logic [3:0] order_q;
-  logic [2:0] order_n_q;
   logic order_push, order_pop, ld_turn, tile_turn, ld_take, tile_take, ld_last, tile_last;
   assign order_push = issue && (unit == mmf_isa_pkg::UNIT_LD || unit == mmf_isa_pkg::UNIT_TMM);
   assign order_pop = (ld_take && ld_last) || (tile_take && tile_last);
   assign order_ready = order_n_q < 3'd4;
   assign ld_turn = order_n_q != 3'd0 && order_q[0];
   assign tile_turn = order_n_q != 3'd0 && !order_q[0];
-  assign beat_pop = ld_take || tile_take;
+  assign beat_pop = ld_take || tile_take || (!run_q && ext_beat_pop_i);
+  assign ext_run_ready_o = !run_q && runs_ready;
+  assign ext_beat_valid_o = !run_q && beat_valid;
+  assign ext_beat_o = beat;
   logic [2:0] order_at;
   assign order_at = order_n_q - {2'd0, order_pop};
   always_ff @(posedge clk_i) begin

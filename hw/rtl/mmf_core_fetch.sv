@@ -23,6 +23,7 @@ module mmf_core_fetch #(
   output logic         rready_o,
   input  logic [511:0] rdata_i,
   input  logic         rlast_i,
+  output logic         idle_o,       // nothing asked for, under way or in the FIFO
   // Head of the FIFO.
   output logic         valid_o,
   output logic [511:0] data_o,
@@ -58,6 +59,7 @@ module mmf_core_fetch #(
   assign ask = arvalid_o && arready_i;
   assign load = left_q == 32'd0 && !queue_empty;
 
+  assign idle_o = queue_empty && left_q == 32'd0 && promised_q == '0;
   assign rready_o = 1'b1;
   assign valid_o = in_q != out_q;
   assign data_o = fifo[out_q[FW-1:0]];
