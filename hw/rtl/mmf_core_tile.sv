@@ -1,5 +1,5 @@
-// Ternary tile: 5 rows x 64 lanes, one beat a cycle, no multiplier. Byte j of a beat holds the trits of the five rows for lane j as
-// the fraction n / 243 of 256, rounded up (digits t + 1, row 0 the most significant): multiplying by 3 brings them out in the carry.
+// Ternary tile: 5 rows x 64 lanes, one beat a cycle, no multiplier. Byte j of a beat holds the trits of the five rows for lane j
+// (mmf_core_trits).
 // Latency: sums_o is valid 5 cycles after the last beat of a group. Never stalls. All streams share the decoder.
 module mmf_core_tile #(
   parameter int Streams = 1
@@ -18,25 +18,14 @@ module mmf_core_tile #(
   logic [512*Streams-1:0] codes_q;
   logic [4:0] valid_q, first_q, last_q;
 
-  function automatic logic [9:0] digits(input logic [7:0] byte_i);
-    logic [9:0] t;
-    logic [7:0] rest;
-    rest = byte_i;
-    for (int r = 0; r < 5; r++) begin
-      t = {2'b0, rest} + {1'b0, rest, 1'b0};
-      digits[2*r +: 2] = t[9:8];
-      rest = t[7:0];
-    end
-  endfunction
-
   // Stage 1: trits.
   for (genvar j = 0; j < 64; j++) begin : g_decode
-    logic [9:0] d;
-    assign d = digits(beat_i[8*j +: 8]);
+    logic [4:0] plus, minus;
+    mmf_core_trits u_trits (.byte_i(beat_i[8*j +: 8]), .plus_o(plus), .minus_o(minus));
     for (genvar r = 0; r < 5; r++) begin : g_row
       always_ff @(posedge clk_i) begin
-        plus_q[64*r + j]  <= d[2*r + 1];
-        minus_q[64*r + j] <= d[2*r +: 2] == 2'd0;
+        plus_q[64*r + j]  <= plus[r];
+        minus_q[64*r + j] <= minus[r];
       end
     end
   end
