@@ -25,6 +25,7 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
   const std::uint64_t count = from_environment("MMF_PROGRAMS", 60);
   fmt::print("seeds {} to {}\n", first, first + count - 1);
   std::uint64_t compared = 0;
+  StallCounts stalls{};
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
     SCOPED_TRACE(fmt::format("MMF_PROGRAMS=1 MMF_SEED={}", seed));
     const int streams = RtlCore::kStreams.size() == 1 ? 1
@@ -55,9 +56,30 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
       }
     }
     compared += core.counters().compared;
+    for (std::size_t op = 0; op < stalls.size(); ++op)
+      for (std::size_t k = 0; k < kStalls; ++k) stalls[op][k] += core.stalls()[op][k];
   }
   fmt::print("{} instructions compared\n", compared);
   EXPECT_GT(compared, count * 100);
+  if (count < 40) return;
+  // Every operation has been issued and skipped where it may be; every cause of waiting was seen.
+  for (const OpInfo& o : ops()) {
+    const auto& cycles = stalls[static_cast<std::size_t>(o.op)];
+    std::string line;
+    for (std::size_t k = 0; k < kStalls; ++k)
+      line += fmt::format(" {} {}", kStallNames[k], cycles[k]);
+    fmt::print("{}:{}\n", o.name, line);
+    EXPECT_GT(cycles[0], 0U) << o.name;
+    const auto waits = [&](Stall s) { return cycles[static_cast<std::size_t>(s)]; };
+    if (o.unit != Unit::SEQ) {
+      EXPECT_GT(waits(Stall::unit), 0U) << o.name;
+      EXPECT_GT(waits(Stall::hazard), 0U) << o.name;
+    }
+    const bool waits_for_units = o.op == Op::HALT || o.op == Op::FENCE || o.op == Op::TOK;
+    if (waits_for_units) {
+      EXPECT_GT(waits(Stall::unit), 0U) << o.name;
+    }
+  }
 }
 
 }  // namespace

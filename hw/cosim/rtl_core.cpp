@@ -4,6 +4,7 @@
 #include <verilated.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <type_traits>
@@ -78,6 +79,14 @@ template <class Top, int streams>
 struct Core final : RtlCore::Impl {
   Core(const Image& i, const RtlMemory& m) : image(i), memory(m), top(&context) {}
 
+#if VM_COVERAGE
+  // Coverage builds (coverage.sh): a file for each core, merged afterwards.
+  ~Core() override {
+    static int n = 0;
+    if (const char* folder = std::getenv("MMF_COVERAGE"))
+      context.coveragep()->write(fmt::format("{}/core_{}.dat", folder, n++).c_str());
+  }
+#endif
   static constexpr auto kB = static_cast<std::size_t>(streams);
   const Image& image;
   RtlMemory memory;
@@ -89,7 +98,9 @@ struct Core final : RtlCore::Impl {
   std::uint64_t cycle = 0;
   std::deque<Retired> expected[4];  // LD, VEC, SFU, TMM
 
-  auto& root() { return *top.rootp; }
+  auto& root() {
+    return *top.rootp;
+  }
 
   bool stall(std::uint64_t stream) const {
     return memory.jitter > 0 && random_uniform(memory.seed, stream, cycle) < memory.jitter;

@@ -4,9 +4,11 @@
 #include <unistd.h>
 #include <verilated.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <filesystem>
+#include <string>
 
 #include "Vmmf_top.h"
 #include "mmfree/core/error.h"
@@ -28,6 +30,14 @@ struct Host {
     top.rst_ni = 1;
     clock();
   }
+#if VM_COVERAGE
+  ~Host() {
+    static int n = 0;
+    if (const char* folder = std::getenv("MMF_COVERAGE"))
+      context.coveragep()->write(
+          (std::string(folder) + "/top_" + std::to_string(n++) + ".dat").c_str());
+  }
+#endif
   VerilatedContext context;
   std::vector<std::byte> memory;
   Vmmf_top top;

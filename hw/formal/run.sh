@@ -26,5 +26,5 @@ prove() {
 }
 prove trits 1 bmc $rtl/mmf_core_trits.sv
 prove sfu 32 bmc $rtl/mmf_core_sfu.sv
-prove fetch 11 bmc $rtl/mmf_core_fetch.sv
+prove fetch 10 bmc $rtl/mmf_core_fetch.sv
 exit $failed
