@@ -12,7 +12,6 @@ namespace {
 
 // Beats at the start of the layers' section that hold scalars, for LDS.
 constexpr std::uint64_t kScalarBeats = 16;
-constexpr std::size_t kRunsPending = 4;  // the prefetcher's queue
 
 class Dice {
  public:
@@ -302,7 +301,7 @@ class Generator {
       while (next < runs.size()) {
         std::size_t pending = 0;
         for (std::size_t r = 0; r < next; ++r) pending += runs[r].last >= k ? 1 : 0;
-        const bool now = runs[next].first == k || (pending < kRunsPending && dice_.chance(40));
+        const bool now = runs[next].first == k || (pending < kRunQueue && dice_.chance(40));
         if (!now) break;
         append(runs[next++]);
       }

@@ -29,6 +29,8 @@ inline constexpr std::uint32_t kIsaVersion = 1;
 // Fewest rows of a matrix whose results a matrix behind it may read: fewer, and its first row would
 // be read before the epilogue has written it. ARGMAX writes no memory and may have any number.
 inline constexpr std::uint64_t kLeastRows = 6;
+// Runs of beats that may be appended and not yet be taken: the prefetcher's queue.
+inline constexpr std::size_t kRunQueue = 4;
 
 enum class Section { code, embedding, layers, head, tokenizer };
 inline constexpr int kSections = 5;

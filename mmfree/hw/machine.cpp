@@ -92,6 +92,16 @@ const std::uint8_t* Machine::take(std::uint64_t beats) {
   return p;
 }
 
+// More runs than the prefetcher's queue holds, and the sequencer would wait for ever.
+void Machine::check_queue() const {
+  std::size_t pending = 0;
+  for (std::size_t r = run_; r < runs_.size(); ++r) pending += runs_[r].beats > 0 ? 1 : 0;
+  if (pending > kRunQueue)
+    fail(ErrorKind::format,
+         fmt::format("{}: instruction {} makes {} runs of beats wait, expected at most {}",
+                     image_->name(), pc_, pending, kRunQueue));
+}
+
 void Machine::run(std::span<const TokenInput> inputs, bool with_logits,
                   const std::function<void(const Retired&)>& observer) {
   if (inputs.size() != stream_.size())
@@ -129,6 +139,7 @@ void Machine::run(std::span<const TokenInput> inputs, bool with_logits,
         break;
       case Op::WST:
         runs_.push_back({i.field("page") * kPageBytes, i.field("beats")});
+        check_queue();
         break;
       case Op::TOK:
         for (StreamMemory& m : stream_) m.token = m.best_row;

@@ -60,6 +60,7 @@ class Machine {
     std::uint64_t offset, beats;  // bytes from the image's start
   };
   const std::uint8_t* take(std::uint64_t beats);
+  void check_queue() const;
   void execute(const Instruction& i);
   void embed(const Instruction& i);
   void statistics(const Instruction& i, StreamMemory& m);
