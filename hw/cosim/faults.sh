@@ -8,7 +8,9 @@ root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 width=2048 state=4096 program=128
-g++ -std=c++20 -O1 -fopenmp -I. -c hw/cosim/rtl_core_test.cpp -o "$work/test.o"
+for source in rtl_core_test random_program_test random_program; do
+  g++ -std=c++20 -O1 -fopenmp -I. -DFMT_SHARED -DMMF_RTL_ONE_STREAM -c hw/cosim/$source.cpp -o "$work/$source.o"
+done
 
 # Verilates the RTL in $1 and runs the test: 0 if it passes, 1 if it fails, 2 if there is no test to run.
 try() {
@@ -16,10 +18,11 @@ try() {
   verilator --cc --exe --build -j 2 --Mdir "$rtl/obj" --prefix Vmmf_core --top-module mmf_core -Wno-fatal -O1 \
     -GWidth=$width -GStateSize=$state -GProgramSize=$program hw/cosim/rtl_core.vlt \
     "$rtl"/generated/mmf_num_pkg.sv "$rtl"/generated/mmf_isa_pkg.sv "$rtl"/generated/mmf_sigmoid_rom.sv "$rtl"/mmf_core*.sv \
-    -CFLAGS "-std=c++20 -O1 -fopenmp -I$root -DFMT_SHARED -DMMF_RTL_WIDTH=$width -DMMF_RTL_STATE=$state -DMMF_RTL_PROGRAM=$program" \
-    -LDFLAGS "$work/test.o $build/libmmfree.a -fopenmp -lgtest_main -lgtest -lfmt -lsentencepiece_train -lsentencepiece" \
+    -CFLAGS "-std=c++20 -O1 -fopenmp -I$root -DFMT_SHARED -DMMF_RTL_ONE_STREAM -DMMF_RTL_WIDTH=$width -DMMF_RTL_STATE=$state -DMMF_RTL_PROGRAM=$program" \
+    -LDFLAGS "$work/rtl_core_test.o $work/random_program_test.o $work/random_program.o $build/libmmfree.a -fopenmp -lgtest_main -lgtest -lfmt -lsentencepiece_train -lsentencepiece" \
     "$root/hw/cosim/rtl_core.cpp" -o test >"$rtl/log" 2>&1 || { tail -5 "$rtl/log" >&2; return 2; }
-  timeout 120 "$rtl/obj/test" --gtest_filter='RtlCore.Equals*:RtlCore.Takes*' >"$rtl/log" 2>&1 && return 0
+  MMF_PROGRAMS=200 timeout 300 "$rtl/obj/test" --gtest_fail_fast \
+    --gtest_filter='RtlCore.Equals*:RtlCore.Takes*:RandomPrograms.*' >"$rtl/log" 2>&1 && return 0
   return 1
 }
 

@@ -4,12 +4,20 @@
 #include <verilated.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <type_traits>
 #include <vector>
 
 #include "Vmmf_core.h"
 #include "Vmmf_core___024root.h"
+#ifndef MMF_RTL_ONE_STREAM
+#include "Vmmf_core_b2.h"
+#include "Vmmf_core_b2___024root.h"
+#include "Vmmf_core_b8.h"
+#include "Vmmf_core_b8___024root.h"
+#endif
 #include "mmfree/core/error.h"
 #include "mmfree/core/rng.h"
 
@@ -27,23 +35,72 @@ struct Burst {
   double ready;  // cycle of its first beat
 };
 
+// `width` (at most 32) bits of a port or a memory's word from bit `at`, whatever type Verilator
+// gave it.
+template <class T>
+std::uint32_t bits_at(const T& v, std::size_t at, std::size_t width) {
+  std::uint64_t r = 0;
+  if constexpr (std::is_integral_v<T>) {
+    r = std::uint64_t{v} >> at;
+  } else {
+    r = std::uint64_t{v[at / 32]} >> (at % 32);
+    if (at % 32 + width > 32) r |= std::uint64_t{v[at / 32 + 1]} << (32 - at % 32);
+  }
+  return static_cast<std::uint32_t>(r & ((std::uint64_t{1} << width) - 1));
+}
+template <class T>
+void set_bits_at(T& v, std::size_t at, std::size_t width, std::uint32_t value) {
+  for (std::size_t k = 0; k < width; ++k) {
+    const bool bit = ((value >> k) & 1U) != 0;
+    if constexpr (std::is_integral_v<T>) {
+      const T mask = static_cast<T>(T{1} << (at + k));
+      v = static_cast<T>(bit ? v | mask : v & ~mask);
+    } else {
+      const std::uint32_t mask = 1U << ((at + k) % 32);
+      v[(at + k) / 32] = bit ? v[(at + k) / 32] | mask : v[(at + k) / 32] & ~mask;
+    }
+  }
+}
+
 }  // namespace
 
 struct RtlCore::Impl {
-  Impl(const Image& i, const RtlMemory& m) : image(i), memory(m), top(&context) {}
+  virtual ~Impl() = default;
+  virtual void start() = 0;  // reset and the program
+  virtual void run(std::span<const TokenInput> inputs, bool with_logits, Machine* lockstep) = 0;
+  virtual std::int32_t next_token(int stream) const = 0;
+  RtlCounters counters;
+  StallCounts stalls{};
+};
 
+namespace {
+
+template <class Top, int streams>
+struct Core final : RtlCore::Impl {
+  Core(const Image& i, const RtlMemory& m) : image(i), memory(m), top(&context) {}
+
+#if VM_COVERAGE
+  // Coverage builds (coverage.sh): a file for each core, merged afterwards.
+  ~Core() override {
+    static int n = 0;
+    if (const char* folder = std::getenv("MMF_COVERAGE"))
+      context.coveragep()->write(fmt::format("{}/core_{}.dat", folder, n++).c_str());
+  }
+#endif
+  static constexpr auto kB = static_cast<std::size_t>(streams);
   const Image& image;
   RtlMemory memory;
   VerilatedContext context;
-  Vmmf_core top;
-  RtlCounters counters;
+  Top top;
   std::deque<Burst> bursts;
   unsigned beat = 0;  // of the first burst
   double port_free = 0;
   std::uint64_t cycle = 0;
   std::deque<Retired> expected[4];  // LD, VEC, SFU, TMM
 
-  Vmmf_core___024root& root() { return *top.rootp; }
+  auto& root() {
+    return *top.rootp;
+  }
 
   bool stall(std::uint64_t stream) const {
     return memory.jitter > 0 && random_uniform(memory.seed, stream, cycle) < memory.jitter;
@@ -93,58 +150,79 @@ struct RtlCore::Impl {
     ++cycle;
   }
 
+  // The sequencer's state in this cycle, before the clock edge.
+  void count_stall() {
+    const auto& r = root();
+    if (r.mmf_core__DOT__run_q == 0) return;
+    const auto op = static_cast<std::size_t>(r.mmf_core__DOT__op);
+    if (op >= stalls.size()) return;
+    Stall cause = Stall::none;
+    if (r.mmf_core__DOT__waits != 0) {
+      cause = Stall::loop;
+    } else if (r.mmf_core__DOT__skip != 0) {
+      cause = Stall::skip;
+    } else if (r.mmf_core__DOT__unit_free == 0) {
+      cause = Stall::unit;
+    } else if (r.mmf_core__DOT__hazard != 0) {
+      cause = Stall::hazard;
+    }
+    ++stalls[op][static_cast<std::size_t>(cause)];
+  }
+
   std::uint32_t digest(const Instruction& i, idx layer) {
-    Vmmf_core___024root& r = root();
-    const idx n = static_cast<idx>(i.len()) * kLanes;
-    const auto words = [](const auto& wide, idx count) {  // 32 elements of 32 bits a word
-      std::vector<std::uint32_t> v(static_cast<std::size_t>(count));
-      for (idx k = 0; k < count; ++k)
-        v[static_cast<std::size_t>(k)] =
-            wide[static_cast<std::size_t>(k / 32)][static_cast<std::size_t>(k % 32)];
-      return v;
+    auto& r = root();
+    if (i.op() == Op::LDC) {
+      std::uint32_t crc = 0;
+      for (unsigned k = 0; k < i.len(); ++k)
+        crc = crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(32) + k].data(), kBeatBytes);
+      return crc;
+    }
+    if (i.op() == Op::EMB) {
+      const auto d = static_cast<std::size_t>(image.shape().d);
+      return vector_digest(r.mmf_core__DOT__x_mem, d, i.a(), 0);
+    }
+    std::uint32_t crc = 0;
+    for (std::size_t b = 0; b < kB; ++b) crc = digest(i, layer, b, crc);
+    return crc;
+  }
+
+  template <class Memory>
+  std::uint32_t vector_digest(const Memory& m, std::size_t n, std::size_t b, std::uint32_t crc) {
+    std::vector<std::uint32_t> v(n);
+    for (std::size_t k = 0; k < n; ++k) v[k] = m[k / 32][32 * b + k % 32];
+    return crc32c(crc, v.data(), n * 4);
+  }
+
+  std::uint32_t digest(const Instruction& i, idx layer, std::size_t b, std::uint32_t crc) {
+    auto& r = root();
+    const auto reg = [&](std::uint64_t s) {
+      const std::uint32_t v = r.mmf_core__DOT__s_regs[32 * b + s];
+      crc = crc32c(crc, &v, 4);
     };
-    const auto sum = [](const std::vector<std::uint32_t>& v) {
-      return crc32c(0, v.data(), v.size() * 4);
-    };
-    const auto reg = [&](std::uint64_t s) { return r.mmf_core__DOT__s_regs[s]; };
     switch (i.op()) {
-      case Op::EMB:
-        return sum(words(r.mmf_core__DOT__x_mem, image.shape().d));
-      case Op::LDC: {
-        std::uint32_t crc = 0;
-        for (unsigned k = 0; k < i.len(); ++k)
-          crc =
-              crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(32) + k].data(), kBeatBytes);
-        return crc;
-      }
       case Op::LDS:
-        return crc32c(0, &r.mmf_core__DOT__s_regs[i.dst()], kBeatBytes);
-      case Op::QNT: {
-        std::uint32_t crc = 0;
-        for (idx k = 0; k < n / kLanes; ++k)
-          crc = crc32c(
-              crc,
-              r.mmf_core__DOT__q_mem[i.dst() * bank_words(64) + static_cast<std::size_t>(k)].data(),
-              64);
+        return crc32c(crc, &r.mmf_core__DOT__s_regs[32 * b + i.dst()], kBeatBytes);
+      case Op::QNT:
+        for (std::size_t k = 0; k < i.len(); ++k)
+          crc =
+              crc32c(crc, r.mmf_core__DOT__q_mem[i.dst() * bank_words(64) + k].data() + 16 * b, 64);
         return crc;
-      }
-      case Op::STAT: {
-        std::vector<std::uint32_t> v;
-        if ((i.field("mode") & kMODE_SS) != 0) v.push_back(reg(i.dst()));
-        if ((i.field("mode") & kMODE_MX) != 0) v.push_back(reg(i.field("mx")));
-        return sum(v);
-      }
+      case Op::STAT:
+        if ((i.field("mode") & kMODE_SS) != 0) reg(i.dst());
+        if ((i.field("mode") & kMODE_MX) != 0) reg(i.field("mx"));
+        return crc;
       case Op::SFU:
-        return sum({reg(i.dst())});
+        reg(i.dst());
+        return crc;
       case Op::TMM:
-        return matrix_digest(i, layer);
+        return matrix_digest(i, layer, b, crc);
       default:
-        return 0;
+        return crc;
     }
   }
 
-  std::uint32_t matrix_digest(const Instruction& i, idx layer) {
-    Vmmf_core___024root& r = root();
+  std::uint32_t matrix_digest(const Instruction& i, idx layer, std::size_t b, std::uint32_t crc) {
+    auto& r = root();
     const auto rows = static_cast<std::size_t>(i.field("rows"));
     std::vector<std::int32_t> v(rows);
     const auto extend = [](std::uint32_t x, int bits) {
@@ -153,28 +231,25 @@ struct RtlCore::Impl {
     switch (static_cast<unsigned>(i.field("epi"))) {
       case kEPI_SIGF:
       case kEPI_SILU:
-        for (std::size_t k = 0; k < rows; ++k) v[k] = extend(r.mmf_core__DOT__t_mem[k], kActBits);
-        break;
-      case kEPI_STATE:
         for (std::size_t k = 0; k < rows; ++k)
-          v[k] =
-              extend(r.mmf_core__DOT__h_mem[static_cast<std::size_t>(layer * image.shape().m) + k],
-                     kHBits);
+          v[k] = extend(bits_at(r.mmf_core__DOT__t_mem[k], kActBits * b, kActBits), kActBits);
         break;
+      case kEPI_STATE: {
+        const auto base = static_cast<std::size_t>(layer * image.shape().m);
+        for (std::size_t k = 0; k < rows; ++k)
+          v[k] = extend(bits_at(r.mmf_core__DOT__h_mem[base + k], kHBits * b, kHBits), kHBits);
+        break;
+      }
       case kEPI_SWISHG:
       case kEPI_MULT:
-        for (std::size_t k = 0; k < rows; ++k)
-          v[k] = static_cast<std::int32_t>(r.mmf_core__DOT__z_mem[k / 32][k % 32]);
-        break;
+        return vector_digest(r.mmf_core__DOT__z_mem, rows, b, crc);
       case kEPI_RESADD:
-        for (std::size_t k = 0; k < rows; ++k)
-          v[k] = static_cast<std::int32_t>(r.mmf_core__DOT__x_mem[k / 32][k % 32]);
-        break;
+        return vector_digest(r.mmf_core__DOT__x_mem, rows, b, crc);
       default:
-        v = {static_cast<std::int32_t>(r.mmf_core__DOT__best_row),
-             extend(r.mmf_core__DOT__best_sum, kAccBits)};
+        v = {static_cast<std::int32_t>(bits_at(r.mmf_core__DOT__best_row, 24 * b, 24)),
+             extend(bits_at(r.mmf_core__DOT__best_sum, 24 * b, 24), kAccBits)};
     }
-    return crc32c(0, v.data(), v.size() * 4);
+    return crc32c(crc, v.data(), v.size() * 4);
   }
 
   static std::size_t bank_words(idx elements) {
@@ -204,10 +279,88 @@ struct RtlCore::Impl {
       ++counters.compared;
     }
   }
+
+  void start() override {
+    top.clk_i = 0;
+    top.rst_ni = 0;
+    top.start_i = 0;
+    top.prog_we_i = 0;
+    top.prog_last_i = static_cast<std::uint8_t>(image.program().size() - 1);
+    top.ext_run_valid_i = 0;
+    top.ext_beat_pop_i = 0;
+    top.mixer_i = static_cast<std::uint32_t>(image.shape().m);
+    for (int k = 0; k < 4; ++k) clock();
+    top.rst_ni = 1;
+    for (std::size_t pc = 0; pc < image.program().size(); ++pc) {
+      const Instruction& i = image.program()[pc];
+      top.prog_we_i = 1;
+      top.prog_addr_i = static_cast<std::uint8_t>(pc);
+      const std::uint64_t words[2] = {i.low, i.high};
+      std::memcpy(&top.prog_data_i, words, 16);
+      clock();
+    }
+    top.prog_we_i = 0;
+  }
+
+  void run(std::span<const TokenInput> inputs, bool with_logits, Machine* lockstep) override {
+    for (auto& e : expected) e.clear();
+    if (lockstep != nullptr)
+      lockstep->run(inputs, with_logits, [&](const Retired& r) {
+        const Unit unit = find_op(static_cast<std::uint8_t>(image.program()[r.pc].op()))->unit;
+        if (unit != Unit::SEQ) expected[static_cast<std::size_t>(unit) - 1].push_back(r);
+      });
+    for (std::size_t b = 0; b < kB; ++b) {
+      set_bits_at(top.token_i, 24 * b, 24, static_cast<std::uint32_t>(inputs[b].token));
+      set_bits_at(top.fresh_i, b, 1, inputs[b].fresh ? 1 : 0);
+    }
+    top.logits_i = with_logits;
+    top.start_i = 1;
+    clock();
+    top.start_i = 0;
+    constexpr std::uint64_t kQuiet = 100000;  // no sign of life for so long: it hangs
+    std::uint64_t last_sign = cycle;
+    while (top.done_o == 0) {
+      if (top.rvalid_i != 0 || top.retire_o != 0) last_sign = cycle;
+      if (cycle - last_sign > kQuiet)
+        fail(ErrorKind::numeric, "the RTL hangs: no beat and no result for 100000 cycles");
+      if (lockstep != nullptr) count_stall();
+      clock();
+      if (lockstep != nullptr) compare_retired();
+    }
+    if (top.error_o != 0)
+      fail(ErrorKind::numeric, fmt::format("the RTL stops at instruction {} with error {}",
+                                           top.error_pc_o, top.error_o));
+    if (lockstep != nullptr)
+      for (const auto& e : expected)
+        if (!e.empty())
+          fail(ErrorKind::numeric,
+               fmt::format("the RTL is done, and instruction {} has not retired", e.front().pc));
+    counters.cycles = top.cycles_o;
+    counters.tile_beats = top.tile_beats_o;
+    counters.wait_stream = top.wait_stream_o;
+    counters.wait_results = top.wait_results_o;
+  }
+
+  std::int32_t next_token(int stream) const override {
+    return static_cast<std::int32_t>(
+        bits_at(top.token_o, 24 * static_cast<std::size_t>(stream), 24));
+  }
 };
 
-RtlCore::RtlCore(const Image& image, const RtlMemory& memory)
-    : impl_(std::make_unique<Impl>(image, memory)) {
+std::unique_ptr<RtlCore::Impl> make_core(const Image& image, const RtlMemory& memory, int streams) {
+  if (streams == 1) return std::make_unique<Core<Vmmf_core, 1>>(image, memory);
+#ifndef MMF_RTL_ONE_STREAM
+  if (streams == 2) return std::make_unique<Core<Vmmf_core_b2, 2>>(image, memory);
+  if (streams == 8) return std::make_unique<Core<Vmmf_core_b8, 8>>(image, memory);
+#endif
+  fail(ErrorKind::config,
+       fmt::format("{}: {} streams; cores are compiled for 1, 2 and 8", image.name(), streams));
+}
+
+}  // namespace
+
+RtlCore::RtlCore(const Image& image, const RtlMemory& memory, int streams)
+    : impl_(make_core(image, memory, streams)) {
   const Shape n = image.shape();
   const idx widest = std::max({n.d, n.m, n.f});
   if (widest > kWidth || n.layers * n.m > kStateSize || image.program().size() > kProgram)
@@ -215,23 +368,7 @@ RtlCore::RtlCore(const Image& image, const RtlMemory& memory)
                                         "compiled core has {}, {} and {}",
                                         image.name(), widest, n.layers * n.m,
                                         image.program().size(), kWidth, kStateSize, kProgram));
-  Impl& s = *impl_;
-  s.top.clk_i = 0;
-  s.top.rst_ni = 0;
-  s.top.start_i = 0;
-  s.top.prog_we_i = 0;
-  s.top.mixer_i = static_cast<std::uint32_t>(n.m);
-  for (int k = 0; k < 4; ++k) s.clock();
-  s.top.rst_ni = 1;
-  for (std::size_t pc = 0; pc < image.program().size(); ++pc) {
-    const Instruction& i = image.program()[pc];
-    s.top.prog_we_i = 1;
-    s.top.prog_addr_i = static_cast<std::uint8_t>(pc);
-    const std::uint64_t words[2] = {i.low, i.high};
-    std::memcpy(&s.top.prog_data_i, words, 16);
-    s.clock();
-  }
-  s.top.prog_we_i = 0;
+  impl_->start();
 }
 
 RtlCore::~RtlCore() = default;
@@ -239,42 +376,18 @@ RtlCore::~RtlCore() = default;
 const RtlCounters& RtlCore::counters() const {
   return impl_->counters;
 }
-
+const StallCounts& RtlCore::stalls() const {
+  return impl_->stalls;
+}
+std::int32_t RtlCore::next_token(int stream) const {
+  return impl_->next_token(stream);
+}
+void RtlCore::run(std::span<const TokenInput> inputs, bool with_logits, Machine* lockstep) {
+  impl_->run(inputs, with_logits, lockstep);
+}
 std::int32_t RtlCore::run(const TokenInput& input, bool with_logits, Machine* lockstep) {
-  Impl& s = *impl_;
-  for (auto& e : s.expected) e.clear();
-  if (lockstep != nullptr)
-    lockstep->run({&input, 1}, with_logits, [&](const Retired& r) {
-      const Unit unit = find_op(static_cast<std::uint8_t>(s.image.program()[r.pc].op()))->unit;
-      if (unit != Unit::SEQ) s.expected[static_cast<std::size_t>(unit) - 1].push_back(r);
-    });
-  s.top.token_i = static_cast<std::uint32_t>(input.token);
-  s.top.fresh_i = input.fresh;
-  s.top.logits_i = with_logits;
-  s.top.start_i = 1;
-  s.clock();
-  s.top.start_i = 0;
-  constexpr std::uint64_t kQuiet = 1000000;  // no sign of life for so long: it hangs
-  std::uint64_t last_sign = s.cycle;
-  while (s.top.done_o == 0) {
-    if (s.top.rvalid_i != 0 || s.top.retire_o != 0) last_sign = s.cycle;
-    if (s.cycle - last_sign > kQuiet)
-      fail(ErrorKind::numeric, "the RTL hangs: no beat and no result for 1000000 cycles");
-    s.clock();
-    if (lockstep != nullptr) s.compare_retired();
-  }
-  if (s.top.error_o != 0)
-    fail(ErrorKind::numeric, "the RTL stopped at an instruction that it does not know");
-  if (lockstep != nullptr)
-    for (const auto& e : s.expected)
-      if (!e.empty())
-        fail(ErrorKind::numeric,
-             fmt::format("the RTL is done, and instruction {} has not retired", e.front().pc));
-  s.counters.cycles = s.top.cycles_o;
-  s.counters.tile_beats = s.top.tile_beats_o;
-  s.counters.wait_stream = s.top.wait_stream_o;
-  s.counters.wait_results = s.top.wait_results_o;
-  return static_cast<std::int32_t>(s.top.token_o);
+  impl_->run({&input, 1}, with_logits, lockstep);
+  return impl_->next_token(0);
 }
 
 }  // namespace mmfree::hw

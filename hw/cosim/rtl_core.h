@@ -1,8 +1,11 @@
 #pragma once
 // The RTL of the core as compiled by Verilator, with a memory on its AXI port, in lock-step with
 // the instruction-set simulator.
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <string_view>
 
 #include "mmfree/hw/machine.h"
 
@@ -23,22 +26,41 @@ struct RtlCounters {
   std::uint64_t compared = 0;  // instructions compared so far
 };
 
+// How often the sequencer waited, by operation and cause, over all tokens.
+enum class Stall { none, skip, loop, unit, hazard };
+inline constexpr std::size_t kStalls = 5;
+inline constexpr std::array<std::string_view, kStalls> kStallNames = {"none", "skip", "loop",
+                                                                      "unit", "hazard"};
+using StallCounts = std::array<std::array<std::uint64_t, kStalls>, 16>;  // [operation][cause]
+
 class RtlCore {
  public:
-  // Throws a config Error if the compiled core is too small for the image. The image must outlive
-  // this.
-  RtlCore(const Image& image, const RtlMemory& memory);
+  // The numbers of streams that cores are compiled for; the search for faults compiles one only.
+#ifdef MMF_RTL_ONE_STREAM
+  static constexpr std::array<int, 1> kStreams = {1};
+#else
+  static constexpr std::array<int, 3> kStreams = {1, 2, 8};
+#endif
+
+  // Throws a config Error if no compiled core has `streams` or it is too small for the image. The
+  // image must outlive this.
+  RtlCore(const Image& image, const RtlMemory& memory, int streams = 1);
   ~RtlCore();
 
-  // One token. `lockstep`: a machine that has seen the same tokens; it runs the token too and every
-  // retired instruction's result is compared with its own. Throws a numeric Error that names the
-  // first instruction that differs, or says that the core hung or read outside the image. Returns
-  // the next token (if with_logits).
+  // One token of every stream. `lockstep`: a machine that has seen the same tokens; it runs the
+  // token too and every retired instruction's result is compared with its own. Throws a numeric
+  // Error that names the first instruction that differs, or says that the core hung or read outside
+  // the image. Afterwards next_token(s) (if with_logits).
+  void run(std::span<const TokenInput> inputs, bool with_logits, Machine* lockstep);
+  std::int32_t next_token(int stream) const;
+  // For one stream: the same, and returns the next token.
   std::int32_t run(const TokenInput& input, bool with_logits, Machine* lockstep);
   const RtlCounters& counters() const;
+  const StallCounts& stalls() const;
+
+  struct Impl;
 
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -15,7 +15,7 @@ namespace mmfree::hw {
 namespace {
 
 struct TestImage {
-  TestImage(idx d, idx f, idx layers, idx vocab, std::uint64_t seed) {
+  TestImage(idx d, idx f, idx layers, idx vocab, std::uint64_t seed, int streams = 1) {
     MatmulFreeConfig c;
     c.hidden_size = d;
     c.intermediate_size = f;
@@ -23,7 +23,7 @@ struct TestImage {
     c.vocab_size = vocab;
     c.bos_token_id.reset();
     c.eos_token_id.reset();
-    write_image(Ctx{1}, random_fixed_model(c, seed), path);
+    write_image(Ctx{1}, random_fixed_model(c, seed), path, streams);
     file = std::make_unique<ImageFile>(path);
   }
   ~TestImage() { std::filesystem::remove(path); }
@@ -80,11 +80,41 @@ TEST(RtlCore, TakesTheCyclesOfTheCycleModel) {
   }
 }
 
+// Streams that began at different times, and one that starts anew, share every weight beat.
+TEST(RtlCore, StreamsShareTheWeights) {
+  for (const int streams : {2, 8}) {
+    const auto n = static_cast<std::size_t>(streams);
+    const TestImage t(192, 320, 2, 50, 4, streams);
+    Machine machine(Ctx{1}, t.file->image, streams);
+    RtlCore core(t.file->image, {.latency = 40, .beats_per_cycle = 0.9, .jitter = 0.1}, streams);
+    std::vector<TokenInput> inputs(n);
+    for (std::size_t b = 0; b < n; ++b) inputs[b] = {static_cast<std::int32_t>(b * 7 % 50), true};
+    bool differ = false;
+    for (int step = 0; step < 5; ++step) {
+      core.run(inputs, step != 1, &machine);
+      for (std::size_t b = 0; b < n; ++b) {
+        const int stream = static_cast<int>(b);
+        if (step != 1) {
+          ASSERT_EQ(core.next_token(stream), machine.next_token(stream));
+        }
+        differ = differ || machine.next_token(stream) != machine.next_token(0);
+        inputs[b] = {(machine.next_token(stream) + step + stream) % 50, step == 2 && b == 1};
+      }
+    }
+    EXPECT_TRUE(differ);
+    EXPECT_GT(core.counters().compared, 100U);
+    EXPECT_EQ(
+        core.counters().tile_beats,
+        count_cycles(t.file->image.program(), t.file->image.shape(), true, {}, {}).weight_beats);
+  }
+}
+
 TEST(RtlCore, ReportsImagesThatDoNotFit) {
   const TestImage t(64, 64, 1, 3, 1);
   EXPECT_NO_THROW(RtlCore(t.file->image, {}));
   const TestImage wide(64, 8256, 1, 3, 1);
   EXPECT_THROW(RtlCore(wide.file->image, {}), Error);
+  EXPECT_THROW(RtlCore(t.file->image, {}, 3), Error);
 }
 
 }  // namespace

@@ -1,29 +1,43 @@
-// The accelerator's core for one stream and one 512-bit port: sequencer with scoreboard, prefetcher, load unit, vector unit, scalar
+// The accelerator's core for one 512-bit port: sequencer with scoreboard, prefetcher, load unit, vector unit, scalar
 // unit, ternary tile and epilogue, and all activations and state in memories of its own. docs/hardware.md is the contract:
 // instructions issue in order, units overlap, hazards are between different units only.
 //
+// Streams: sequences that run the program in lock-step and share every weight beat. What a stream has of its own lies side by side
+// in the words of the same memories, because all streams use the same addresses in the same cycle.
+//
 // Host: write the program (prog_*), then for each token: token_i, fresh_i, logits_i with start_i; done_o pulses when HALT has
-// retired; token_o is the next token if logits_i was set. error_o stays set after an instruction that this core does not know.
+// retired or an instruction cannot be executed (error_o, error_pc_o; then only reset helps). token_o is the next token if logits_i was
+// set. While the core is idle, ext_* reads the memory through its prefetcher.
 module mmf_core #(
   parameter int Width     = 256,   // widest vector, a multiple of 64, at least 128
   parameter int StateSize = 768,   // layers x mixer width
   parameter int ProgramSize = 128,
-  parameter int FifoBeats = 256
+  parameter int FifoBeats = 256,
+  parameter int Streams   = 1      // at most 256
 ) (
   input  logic         clk_i,
   input  logic         rst_ni,
   input  logic         prog_we_i,
   input  logic [$clog2(ProgramSize)-1:0] prog_addr_i,
   input  logic [127:0] prog_data_i,
+  input  logic [$clog2(ProgramSize)-1:0] prog_last_i,
   input  logic         start_i,
-  input  logic [23:0]  token_i,
-  input  logic         fresh_i,
+  input  logic [24*Streams-1:0] token_i,
+  input  logic [Streams-1:0]    fresh_i,
   input  logic         logits_i,
   input  logic [23:0]  mixer_i,    // mixer width: entries of H a layer has
   output logic         busy_o,
   output logic         done_o,
-  output logic         error_o,
-  output logic [23:0]  token_o,
+  output logic [7:0]   error_o,    // of mmf_isa_pkg::ERROR_*; stays until reset
+  output logic [15:0]  error_pc_o,
+  output logic [24*Streams-1:0] token_o,
+  input  logic         ext_run_valid_i,
+  output logic         ext_run_ready_o,
+  input  logic [31:0]  ext_run_beat_i,
+  input  logic [31:0]  ext_run_len_i,
+  output logic         ext_beat_valid_o,
+  output logic [511:0] ext_beat_o,
+  input  logic         ext_beat_pop_i,
   // AXI4 read channel; byte addresses from the start of the image.
   output logic         arvalid_o,
   input  logic         arready_i,
@@ -48,29 +62,33 @@ module mmf_core #(
   localparam int KW = EW - 6;                // of 64 codes
   localparam int Depth = 1 << EW;            // banks lie at powers of two
   localparam int HW = $clog2(StateSize);
+  localparam int SW = Streams > 1 ? $clog2(Streams) : 1;
   localparam int RowW = 24;
   localparam int NR = 42;                    // resources: X Z T H Q0 Q1 C0..C3 S0..S31
   localparam int RX = 0, RZ = 1, RT = 2, RH = 3, RQ = 4, RC = 6, RS = 10;
 
   // ---------------------------------------------------------------- memories
-  logic [1023:0] x_mem [0:Depth/32-1];
-  logic [1023:0] z_mem [0:Depth/32-1];
-  logic [17:0]   t_mem [0:Depth-1];
-  logic [23:0]   h_mem [0:StateSize-1];
-  logic [511:0]  q_mem [0:2*Depth/64-1];
-  logic [511:0]  c_mem [0:4*Depth/32-1];
-  logic [1023:0] s_regs;
-  logic [23:0]   best_row;
-  logic [127:0]  program_mem [0:ProgramSize-1];
-  logic [31:0]   x_bits_q, z_bits_q;
+  logic [1024*Streams-1:0] x_mem [0:Depth/32-1];
+  logic [1024*Streams-1:0] z_mem [0:Depth/32-1];
+  logic [18*Streams-1:0]   t_mem [0:Depth-1];
+  logic [24*Streams-1:0]   h_mem [0:StateSize-1];
+  logic [512*Streams-1:0]  q_mem [0:2*Depth/64-1];
+  logic [511:0]            c_mem [0:4*Depth/32-1];  // of all streams
+  logic [1024*Streams-1:0] s_regs;
+  logic [24*Streams-1:0]   best_row, best_sum;
+  logic [127:0]            program_mem [0:ProgramSize-1];
+  logic [32*Streams-1:0]   x_bits_q, z_bits_q;
 
   // ---------------------------------------------------------------- sequencer
-  logic run_q, error_q, done_q, fresh_q, logits_q;
+  logic run_q, done_q, logits_q;
+  logic [7:0] error_q, error_now;
+  logic [15:0] error_pc_q;
+  logic [Streams-1:0] fresh_q;
   logic [PW-1:0] pc_q;
   logic [1:0] bubble_q;
   logic [15:0] layer_q, count_q;
   logic [HW-1:0] state_base_q;
-  logic [23:0] token_q;
+  logic [24*Streams-1:0] token_q;
   logic [127:0] ins;
   logic [7:0] op;
   logic [2:0] unit;
@@ -161,6 +179,32 @@ module mmf_core #(
     endcase
   end
 
+  // Operands that exist in this core; lengths that fit its memories.
+  logic legal, len_ok;
+  assign len_ok = ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 64);
+  always_comb begin
+    legal = 1'b1;
+    case (op)
+      mmf_isa_pkg::OP_EMB: legal = ins[31:24] < 8'(Streams) && ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 32);
+      mmf_isa_pkg::OP_LDC: legal = ins[23:18] == 6'd0 && ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 32);
+      mmf_isa_pkg::OP_LDS: legal = ins[23:16] <= 8'd16;
+      mmf_isa_pkg::OP_STAT:
+        legal = len_ok && ins[23:21] == 3'd0 && ins[31:25] == 7'd0 && ins[39:34] == 6'd0 &&
+                ins[mmf_isa_pkg::F_STAT_MX_LSB + 5 +: 3] == 3'd0;
+      mmf_isa_pkg::OP_QNT:
+        legal = len_ok && ins[23:17] == 7'd0 && ins[31:25] == 7'd0 && ins[39:34] == 6'd0 &&
+                ins[mmf_isa_pkg::F_QNT_R_LSB + 5 +: 3] == 3'd0;
+      mmf_isa_pkg::OP_SFU:
+        legal = ins[23:21] == 3'd0 && ins[31:29] == 3'd0 && ins[39:37] == 3'd0 && ins[mmf_isa_pkg::F_SFU_FN_LSB + 2 +: 2] == 2'd0;
+      mmf_isa_pkg::OP_TMM:
+        legal = len_ok && ins[31:25] == 7'd0 && ins[39:37] == 3'd0 && ins[mmf_isa_pkg::F_TMM_BANK_LSB + 2 +: 6] == 6'd0 &&
+                ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] != 24'd0 &&
+                (epi == 4'(mmf_isa_pkg::EPI_ARGMAX) || (ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] >= 24'd6 &&
+                                                       ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= 24'(Width)));
+      default: ;
+    endcase
+  end
+
   // What units have under way. TMM: [tile] the matrix in the tile, [drain] the one before it, in the epilogue only.
   logic [NR-1:0] ld_w, vec_r, vec_w, sfu_r, sfu_w, tile_r, tile_w, drain_r, drain_w;
   logic ld_busy, vec_busy, sfu_busy, tile_busy, tile_open_q, drain_q;
@@ -197,12 +241,24 @@ module mmf_core #(
           : ((op == mmf_isa_pkg::OP_HALT || op == mmf_isa_pkg::OP_FENCE || op == mmf_isa_pkg::OP_TOK) ? all_idle : 1'b1);
     endcase
   end
+  // A consumer waits for beats that nobody asked for, or the token ends with beats left over.
+  logic fetch_idle, starved;
+  logic [2:0] order_n_q;
+  assign starved = order_n_q != 3'd0 && fetch_idle;
+  always_comb begin
+    error_now = 8'd0;
+    if (!known) error_now = 8'(mmf_isa_pkg::ERROR_OPCODE);
+    else if (!legal) error_now = 8'(mmf_isa_pkg::ERROR_OPERAND);
+    else if (pc_q == prog_last_i && op != mmf_isa_pkg::OP_HALT) error_now = 8'(mmf_isa_pkg::ERROR_PROGRAM);
+    else if (op == mmf_isa_pkg::OP_HALT && all_idle && !fetch_idle) error_now = 8'(mmf_isa_pkg::ERROR_STREAM);
+  end
   assign waits = bubble_q != 2'd0;
-  assign issue = run_q && !waits && !skip && known && unit_free && !hazard;
+  assign issue = run_q && !starved && !waits && !skip && error_now == 8'd0 && unit_free && !hazard;
 
   assign busy_o = run_q;
   assign done_o = done_q;
   assign error_o = error_q;
+  assign error_pc_o = error_pc_q;
   assign token_o = token_q;
 
   always_ff @(posedge clk_i) begin
@@ -210,14 +266,15 @@ module mmf_core #(
     done_q <= 1'b0;
     if (!rst_ni) begin
       run_q <= 1'b0;
-      error_q <= 1'b0;
+      error_q <= '0;
+      error_pc_q <= '0;
       bubble_q <= '0;
       pc_q <= '0;
       layer_q <= '0;
       count_q <= '0;
       state_base_q <= '0;
     end else if (!run_q) begin
-      if (start_i) begin
+      if (start_i && error_q == 8'd0) begin
         run_q <= 1'b1;
         pc_q <= '0;
         token_q <= token_i;
@@ -226,12 +283,18 @@ module mmf_core #(
         layer_q <= '0;
         state_base_q <= '0;
       end
+    end else if (starved) begin
+      error_q <= 8'(mmf_isa_pkg::ERROR_STREAM);
+      error_pc_q <= 16'(pc_q);
+      run_q <= 1'b0;
+      done_q <= 1'b1;
     end else if (waits) begin
       bubble_q <= bubble_q - 2'd1;
     end else if (skip) begin
       pc_q <= pc_q + 1'b1;
-    end else if (!known) begin
-      error_q <= 1'b1;
+    end else if (error_now != 8'd0) begin
+      error_q <= error_now;
+      error_pc_q <= 16'(pc_q);
       run_q <= 1'b0;
       done_q <= 1'b1;
     end else if (issue) begin
@@ -268,27 +331,31 @@ module mmf_core #(
   logic [31:0] run_beat, run_len;
   logic [511:0] beat;
   logic [37:0] row_beat;
-  assign row_beat = {14'd0, token_q} * {22'd0, ins[55:40]};
-  assign run_valid = issue && (op == mmf_isa_pkg::OP_WST || op == mmf_isa_pkg::OP_EMB);
-  assign run_beat = {2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} + (op == mmf_isa_pkg::OP_EMB ? row_beat[31:0] : 32'd0);
-  assign run_len = op == mmf_isa_pkg::OP_EMB ? {16'd0, ins[55:40]} : ins[mmf_isa_pkg::F_WST_BEATS_LSB +: 32];
+  logic [SW-1:0] ins_stream;
+  assign ins_stream = Streams > 1 ? ins[24 +: SW] : '0;
+  assign row_beat = {14'd0, token_q[24*ins_stream +: 24]} * {22'd0, ins[55:40]};
+  assign run_valid = !run_q ? ext_run_valid_i : issue && (op == mmf_isa_pkg::OP_WST || op == mmf_isa_pkg::OP_EMB);
+  assign run_beat = !run_q ? ext_run_beat_i : {2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} + (op == mmf_isa_pkg::OP_EMB ? row_beat[31:0] : 32'd0);
+  assign run_len = !run_q ? ext_run_len_i : op == mmf_isa_pkg::OP_EMB ? {16'd0, ins[55:40]} : ins[mmf_isa_pkg::F_WST_BEATS_LSB +: 32];
   mmf_core_fetch #(.FifoBeats(FifoBeats)) u_fetch (
     .clk_i, .rst_ni,
     .run_valid_i(run_valid), .run_ready_o(runs_ready), .run_beat_i(run_beat), .run_len_i(run_len),
     .arvalid_o, .arready_i, .araddr_o, .arlen_o, .rvalid_i, .rready_o, .rdata_i, .rlast_i,
-    .valid_o(beat_valid), .data_o(beat), .pop_i(beat_pop)
+    .idle_o(fetch_idle), .valid_o(beat_valid), .data_o(beat), .pop_i(beat_pop)
   );
 
   // Beats belong to consumers in the order of issue: 1 a load, 0 a matrix. LD and the tile hold one instruction each.
   logic [3:0] order_q;
-  logic [2:0] order_n_q;
   logic order_push, order_pop, ld_turn, tile_turn, ld_take, tile_take, ld_last, tile_last;
   assign order_push = issue && (unit == mmf_isa_pkg::UNIT_LD || unit == mmf_isa_pkg::UNIT_TMM);
   assign order_pop = (ld_take && ld_last) || (tile_take && tile_last);
   assign order_ready = order_n_q < 3'd4;
   assign ld_turn = order_n_q != 3'd0 && order_q[0];
   assign tile_turn = order_n_q != 3'd0 && !order_q[0];
-  assign beat_pop = ld_take || tile_take;
+  assign beat_pop = ld_take || tile_take || (!run_q && ext_beat_pop_i);
+  assign ext_run_ready_o = !run_q && runs_ready;
+  assign ext_beat_valid_o = !run_q && beat_valid;
+  assign ext_beat_o = beat;
   logic [2:0] order_at;
   assign order_at = order_n_q - {2'd0, order_pop};
   always_ff @(posedge clk_i) begin
@@ -306,6 +373,7 @@ module mmf_core #(
   logic ld_q, ld_tail_q;
   logic [7:0] ld_op_q;
   logic [7:0] ld_dst_q;
+  logic [SW-1:0] ld_stream_q;
   logic [5:0] ld_shift_q;
   logic [15:0] ld_len_q, ld_at_q;
   logic [PW-1:0] ld_pc_q;
@@ -316,7 +384,7 @@ module mmf_core #(
   assign ld_last = ld_at_q + 16'd1 == ld_len_q;
   assign ld_done = ld_tail_q;
   always_comb begin
-    embedded_bits = ld_at_q == 16'd0 ? 32'd0 : x_bits_q;
+    embedded_bits = ld_at_q == 16'd0 ? 32'd0 : x_bits_q[32*ld_stream_q +: 32];
     for (int j = 0; j < 32; j++) begin
       embedded[32*j +: 32] = {{16{beat[16*j + 15]}}, beat[16*j +: 16]} << ld_shift_q;
       embedded_bits = embedded_bits | (embedded[32*j +: 32] ^ {32{embedded[32*j + 31]}});
@@ -333,6 +401,7 @@ module mmf_core #(
         ld_q <= 1'b1;
         ld_op_q <= op;
         ld_dst_q <= ins[23:16];
+        ld_stream_q <= ins_stream;
         ld_shift_q <= ins[mmf_isa_pkg::F_EMB_SHIFT_LSB +: 6];
         ld_len_q <= op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40];
         ld_at_q <= '0;
@@ -357,12 +426,19 @@ module mmf_core #(
   logic [4:0] vec_ss_q, vec_mx_q;
   logic vec_ss_we_q, vec_mx_we_q;
   logic [PW-1:0] vec_pc_q;
-  logic [511:0] vec_operand;
   logic [255:0] vec_gains;
-  logic [1023:0] x_word_q, z_word_q;
+  logic [1024*Streams-1:0] x_word_q, z_word_q;
   logic [511:0] c_word_q;
-  logic [127:0] vec_codes;
-  logic [31:0] vec_squares, vec_maximum;
+  logic [128*Streams-1:0] vec_codes;
+  logic [32*Streams-1:0] vec_squares, vec_maximum;
+  // Control of the streams' units, all alike: that of stream 0 counts.
+  logic [Streams-1:0] vec_busies, vec_dones, vec_code_wes;
+  logic [(EW-4)*Streams-1:0] vec_addrs, vec_code_addrs;
+  assign vec_busy = vec_busies[0];
+  assign vec_done = vec_dones[0];
+  assign vec_code_we = vec_code_wes[0];
+  assign vec_addr = vec_addrs[EW-5:0];
+  assign vec_code_addr = vec_code_addrs[EW-5:0];
   assign vec_start = issue && unit == mmf_isa_pkg::UNIT_VEC;
   assign vec_words = {ins[40 +: EW-5], 2'b00};
   always_ff @(posedge clk_i) begin
@@ -391,33 +467,44 @@ module mmf_core #(
       vec_w <= '0;
     end
   end
-  assign vec_operand = vec_z_q ? (vec_half_q ? z_word_q[1023:512] : z_word_q[511:0])
-                               : (vec_half_q ? x_word_q[1023:512] : x_word_q[511:0]);
   assign vec_gains = vec_half_q ? c_word_q[511:256] : c_word_q[255:0];
-  mmf_core_vec #(.AddrW(EW-4)) u_vec (
-    .clk_i, .rst_ni,
-    .start_i(vec_start), .quantize_i(op == mmf_isa_pkg::OP_QNT), .raw_i(ins[mmf_isa_pkg::F_STAT_MODE_LSB + 2]),
-    .words_i(vec_words), .bits_i(ins[24] ? z_bits_q : x_bits_q),
-    .scale_i(s_regs[32*ins[mmf_isa_pkg::F_QNT_R_LSB +: 5] +: 32]),
-    .busy_o(vec_busy), .done_o(vec_done), .addr_o(vec_addr), .vector_i(vec_operand), .gains_i(vec_gains),
-    .code_we_o(vec_code_we), .code_addr_o(vec_code_addr), .codes_o(vec_codes),
-    .squares_o(vec_squares), .maximum_o(vec_maximum)
-  );
+  for (genvar b = 0; b < Streams; b++) begin : g_vec
+    logic [1023:0] word;
+    logic [511:0] operand;
+    assign word = vec_z_q ? z_word_q[1024*b +: 1024] : x_word_q[1024*b +: 1024];
+    assign operand = vec_half_q ? word[1023:512] : word[511:0];
+    mmf_core_vec #(.AddrW(EW-4)) u_vec (
+      .clk_i, .rst_ni,
+      .start_i(vec_start), .quantize_i(op == mmf_isa_pkg::OP_QNT), .raw_i(ins[mmf_isa_pkg::F_STAT_MODE_LSB + 2]),
+      .words_i(vec_words), .bits_i(ins[24] ? z_bits_q[32*b +: 32] : x_bits_q[32*b +: 32]),
+      .scale_i(s_regs[1024*b + 32*ins[mmf_isa_pkg::F_QNT_R_LSB +: 5] +: 32]),
+      .busy_o(vec_busies[b]), .done_o(vec_dones[b]), .addr_o(vec_addrs[(EW-4)*b +: EW-4]), .vector_i(operand), .gains_i(vec_gains),
+      .code_we_o(vec_code_wes[b]), .code_addr_o(vec_code_addrs[(EW-4)*b +: EW-4]), .codes_o(vec_codes[128*b +: 128]),
+      .squares_o(vec_squares[32*b +: 32]), .maximum_o(vec_maximum[32*b +: 32])
+    );
+  end
   always_ff @(posedge clk_i)
-    if (vec_code_we) q_mem[{vec_dst_q, vec_code_addr[EW-5:2]}][128*vec_code_addr[1:0] +: 128] <= vec_codes;
+    if (vec_code_we)
+      for (int b = 0; b < Streams; b++)
+        q_mem[{vec_dst_q, vec_code_addr[EW-5:2]}][512*b + 128*vec_code_addr[1:0] +: 128] <= vec_codes[128*b +: 128];
 
   // ---------------------------------------------------------------- SFU
-  logic [31:0] sfu_result;
+  logic [32*Streams-1:0] sfu_result;
+  logic [Streams-1:0] sfu_busies, sfu_dones;
+  assign sfu_busy = sfu_busies[0];
+  assign sfu_done = sfu_dones[0];
   logic [4:0] sfu_dst_q;
   logic [PW-1:0] sfu_pc_q;
   logic sfu_start;
   assign sfu_start = issue && unit == mmf_isa_pkg::UNIT_SFU;
-  mmf_core_sfu u_sfu (
-    .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4]),
-    .frac_i(ins[mmf_isa_pkg::F_SFU_FRAC_LSB +: 6]),
-    .a_i(s_regs[32*ins[28:24] +: 32]), .b_i(s_regs[32*ins[36:32] +: 32]),
-    .busy_o(sfu_busy), .done_o(sfu_done), .result_o(sfu_result)
-  );
+  for (genvar b = 0; b < Streams; b++) begin : g_sfu
+    mmf_core_sfu u_sfu (
+      .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4]),
+      .frac_i(ins[mmf_isa_pkg::F_SFU_FRAC_LSB +: 6]),
+      .a_i(s_regs[1024*b + 32*ins[28:24] +: 32]), .b_i(s_regs[1024*b + 32*ins[36:32] +: 32]),
+      .busy_o(sfu_busies[b]), .done_o(sfu_dones[b]), .result_o(sfu_result[32*b +: 32])
+    );
+  end
   always_ff @(posedge clk_i) begin
     if (sfu_start) begin
       sfu_dst_q <= ins[20:16];
@@ -436,10 +523,12 @@ module mmf_core #(
 
   // Scalar registers
   always_ff @(posedge clk_i) begin
-    if (ld_take && ld_op_q == mmf_isa_pkg::OP_LDS) s_regs[32*ld_dst_q[4:0] +: 512] <= beat;
-    if (vec_done && vec_ss_we_q) s_regs[32*vec_ss_q +: 32] <= vec_squares;
-    if (vec_done && vec_mx_we_q) s_regs[32*vec_mx_q +: 32] <= vec_maximum;
-    if (sfu_done) s_regs[32*sfu_dst_q +: 32] <= sfu_result;
+    for (int b = 0; b < Streams; b++) begin
+      if (ld_take && ld_op_q == mmf_isa_pkg::OP_LDS) s_regs[1024*b + 32*ld_dst_q[4:0] +: 512] <= beat;
+      if (vec_done && vec_ss_we_q) s_regs[1024*b + 32*vec_ss_q +: 32] <= vec_squares[32*b +: 32];
+      if (vec_done && vec_mx_we_q) s_regs[1024*b + 32*vec_mx_q +: 32] <= vec_maximum[32*b +: 32];
+      if (sfu_done) s_regs[1024*b + 32*sfu_dst_q +: 32] <= sfu_result[32*b +: 32];
+    end
   end
 
   // ---------------------------------------------------------------- TMM
@@ -450,8 +539,9 @@ module mmf_core #(
   logic tile_q, code_bank_q, room, want;
   logic [3:0] flight_q;
   logic group_valid, group_left;
-  logic [119:0] group_sums;
-  logic [511:0] beat1_q, codes1_q;
+  logic [120*Streams-1:0] group_sums;
+  logic [511:0] beat1_q;
+  logic [512*Streams-1:0] codes1_q;
   logic valid1_q, first1_q, last1_q;
   logic [PW-1:0] tile_pc_q, drain_pc_q;
   assign tile_busy = tile_q;
@@ -519,62 +609,80 @@ module mmf_core #(
       flight_q <= flight_q + {3'd0, tile_take && k_q == k_last_q} - {3'd0, group_left};
     end
   end
-  mmf_core_tile u_tile (
+  mmf_core_tile #(.Streams(Streams)) u_tile (
     .clk_i, .rst_ni, .valid_i(valid1_q), .first_i(first1_q), .last_i(last1_q), .beat_i(beat1_q), .codes_i(codes1_q),
     .valid_o(group_valid), .sums_o(group_sums)
   );
 
-  // Epilogue and its memories
+  // Epilogue and its memories. Control of the streams' pipelines is alike: that of stream 0 counts.
   logic [3:0] repi, wepi;
   logic [RowW-1:0] raddr, waddr;
-  logic [17:0] t_read_q, t_write;
-  logic [23:0] h_read_q, h_write, best_sum;
-  logic [31:0] v_write, v_bits;
+  logic [HW-1:0] hraddr, hwaddr;
+  logic [1:0] rbank;
+  logic [18*Streams-1:0] t_read_q, t_write;
+  logic [24*Streams-1:0] h_read_q, h_write;
+  logic [32*Streams-1:0] x_read_q, v_write, v_bits;
   logic [15:0] bound_q;
-  logic [31:0] x_read_q;
   logic epi_we;
-  // The layer's state and the bank of bounds of the matrix in the epilogue; both change only between matrices that use them.
-  logic [HW-1:0] epi_base_q;
-  logic [1:0] epi_bank_q;
-  always_ff @(posedge clk_i)
-    if (tmm_issue) begin
-      if (epi == 4'(mmf_isa_pkg::EPI_SIGF)) epi_bank_q <= ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2];
-      if (epi == 4'(mmf_isa_pkg::EPI_STATE)) epi_base_q <= state_base_q;
-    end
-  logic [1023:0] x_row;
+  logic [Streams-1:0] epi_wes, epi_dones, ctx_readies, group_lefts;
+  logic [4*Streams-1:0] repis, wepis;
+  logic [RowW*Streams-1:0] raddrs, waddrs;
+  logic [HW*Streams-1:0] hraddrs, hwaddrs;
+  logic [2*Streams-1:0] rbanks;
+  assign epi_we = epi_wes[0];
+  assign epi_done = epi_dones[0];
+  assign ctx_ready = ctx_readies[0];
+  assign group_left = group_lefts[0];
+  assign repi = repis[3:0];
+  assign wepi = wepis[3:0];
+  assign raddr = raddrs[RowW-1:0];
+  assign waddr = waddrs[RowW-1:0];
+  assign hraddr = hraddrs[HW-1:0];
+  assign hwaddr = hwaddrs[HW-1:0];
+  assign rbank = rbanks[1:0];
+  logic [1024*Streams-1:0] x_row;
   logic [511:0] c_row;
   assign x_row = x_mem[raddr[EW-1:5]];
-  assign c_row = c_mem[{epi_bank_q, raddr[EW-1:5]}];
+  assign c_row = c_mem[{rbank, raddr[EW-1:5]}];
   always_ff @(posedge clk_i) begin
     t_read_q <= t_mem[raddr[EW-1:0]];
-    h_read_q <= h_mem[epi_base_q + raddr[HW-1:0]];
-    x_read_q <= x_row[32*raddr[4:0] +: 32];
+    h_read_q <= h_mem[hraddr];
     bound_q <= c_row[16*raddr[4:0] +: 16];
+    for (int b = 0; b < Streams; b++) x_read_q[32*b +: 32] <= x_row[1024*b + 32*raddr[4:0] +: 32];
     if (epi_we) begin
       case (wepi)
         4'(mmf_isa_pkg::EPI_SIGF), 4'(mmf_isa_pkg::EPI_SILU): t_mem[waddr[EW-1:0]] <= t_write;
-        4'(mmf_isa_pkg::EPI_STATE): h_mem[epi_base_q + waddr[HW-1:0]] <= h_write;
-        4'(mmf_isa_pkg::EPI_SWISHG), 4'(mmf_isa_pkg::EPI_MULT): z_mem[waddr[EW-1:5]][32*waddr[4:0] +: 32] <= v_write;
-        4'(mmf_isa_pkg::EPI_RESADD): x_mem[waddr[EW-1:5]][32*waddr[4:0] +: 32] <= v_write;
+        4'(mmf_isa_pkg::EPI_STATE): h_mem[hwaddr] <= h_write;
+        4'(mmf_isa_pkg::EPI_SWISHG), 4'(mmf_isa_pkg::EPI_MULT): begin
+          for (int b = 0; b < Streams; b++) z_mem[waddr[EW-1:5]][1024*b + 32*waddr[4:0] +: 32] <= v_write[32*b +: 32];
+          z_bits_q <= v_bits;
+        end
+        4'(mmf_isa_pkg::EPI_RESADD): begin
+          for (int b = 0; b < Streams; b++) x_mem[waddr[EW-1:5]][1024*b + 32*waddr[4:0] +: 32] <= v_write[32*b +: 32];
+          x_bits_q <= v_bits;
+        end
         default: ;
       endcase
-      if (wepi == 4'(mmf_isa_pkg::EPI_SWISHG) || wepi == 4'(mmf_isa_pkg::EPI_MULT)) z_bits_q <= v_bits;
-      if (wepi == 4'(mmf_isa_pkg::EPI_RESADD)) x_bits_q <= v_bits;
     end
     if (ld_take && ld_op_q == mmf_isa_pkg::OP_EMB) begin
-      x_mem[ld_at_q[WW-1:0]] <= embedded;
-      x_bits_q <= embedded_bits;
+      x_mem[ld_at_q[WW-1:0]][1024*ld_stream_q +: 1024] <= embedded;
+      x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
     end
   end
-  mmf_core_epi #(.RowW(RowW)) u_epi (
-    .clk_i, .rst_ni,
-    .ctx_valid_i(tmm_issue), .ctx_epi_i(epi), .ctx_scale_i(s_regs[32*ins[36:32] +: 32]),
-    .ctx_rows_i(ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24]), .ctx_fresh_i(fresh_q), .ctx_ready_o(ctx_ready),
-    .group_valid_i(group_valid), .group_sums_i(group_sums), .group_left_o(group_left),
-    .epi_o(repi), .raddr_o(raddr), .t_i(t_read_q), .h_i(h_read_q), .x_i(x_read_q), .bound_i(bound_q),
-    .we_o(epi_we), .wepi_o(wepi), .waddr_o(waddr), .t_o(t_write), .h_o(h_write), .v_o(v_write), .bits_o(v_bits),
-    .done_o(epi_done), .best_row_o(best_row), .best_sum_o(best_sum)
-  );
+  for (genvar b = 0; b < Streams; b++) begin : g_epi
+    mmf_core_epi #(.RowW(RowW), .StateW(HW)) u_epi (
+      .clk_i, .rst_ni,
+      .ctx_valid_i(tmm_issue), .ctx_epi_i(epi), .ctx_scale_i(s_regs[1024*b + 32*ins[36:32] +: 32]),
+      .ctx_rows_i(ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24]), .ctx_fresh_i(fresh_q[b]),
+      .ctx_base_i(state_base_q), .ctx_bank_i(ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2]), .ctx_ready_o(ctx_readies[b]),
+      .group_valid_i(group_valid), .group_sums_i(group_sums[120*b +: 120]), .group_left_o(group_lefts[b]),
+      .epi_o(repis[4*b +: 4]), .raddr_o(raddrs[RowW*b +: RowW]), .hraddr_o(hraddrs[HW*b +: HW]), .rbank_o(rbanks[2*b +: 2]),
+      .t_i(t_read_q[18*b +: 18]), .h_i(h_read_q[24*b +: 24]), .x_i(x_read_q[32*b +: 32]), .bound_i(bound_q),
+      .we_o(epi_wes[b]), .wepi_o(wepis[4*b +: 4]), .waddr_o(waddrs[RowW*b +: RowW]), .hwaddr_o(hwaddrs[HW*b +: HW]),
+      .t_o(t_write[18*b +: 18]), .h_o(h_write[24*b +: 24]), .v_o(v_write[32*b +: 32]), .bits_o(v_bits[32*b +: 32]),
+      .done_o(epi_dones[b]), .best_row_o(best_row[24*b +: 24]), .best_sum_o(best_sum[24*b +: 24])
+    );
+  end
 
   // ---------------------------------------------------------------- counters and retirement
   always_ff @(posedge clk_i) begin

@@ -3,6 +3,7 @@
 // the write. mmfree/hw/fixed.h is the arithmetic, bit for bit.
 module mmf_core_epi #(
   parameter int RowW = 16,
+  parameter int StateW = 16,       // of an address in H
   parameter int Groups = 8         // power of two
 ) (
   input  logic             clk_i,
@@ -13,6 +14,8 @@ module mmf_core_epi #(
   input  logic [31:0]      ctx_scale_i,
   input  logic [RowW-1:0]  ctx_rows_i,
   input  logic             ctx_fresh_i,
+  input  logic [StateW-1:0] ctx_base_i,   // of the layer in H
+  input  logic [1:0]       ctx_bank_i,    // of lower bounds
   output logic             ctx_ready_o,
   // Sums of a group of five rows.
   input  logic             group_valid_i,
@@ -21,6 +24,8 @@ module mmf_core_epi #(
   // Operand reads: data the cycle after the address.
   output logic [3:0]       epi_o,         // of the row being read
   output logic [RowW-1:0]  raddr_o,
+  output logic [StateW-1:0] hraddr_o,
+  output logic [1:0]       rbank_o,
   input  logic [17:0]      t_i,
   input  logic [23:0]      h_i,
   input  logic [31:0]      x_i,
@@ -29,6 +34,7 @@ module mmf_core_epi #(
   output logic             we_o,
   output logic [3:0]       wepi_o,
   output logic [RowW-1:0]  waddr_o,
+  output logic [StateW-1:0] hwaddr_o,
   output logic [17:0]      t_o,
   output logic [23:0]      h_o,
   output logic [31:0]      v_o,           // X or Z
@@ -43,6 +49,8 @@ module mmf_core_epi #(
   logic [31:0] scale_q [0:1];
   logic [RowW-1:0] rows_q [0:1];
   logic fresh_q [0:1];
+  logic [StateW-1:0] base_q [0:1];
+  logic [1:0] bank_q [0:1];
   logic [1:0] ctx_in_q, ctx_out_q;
   assign ctx_ready_o = !(ctx_in_q[0] == ctx_out_q[0] && ctx_in_q[1] != ctx_out_q[1]);
 
@@ -61,6 +69,8 @@ module mmf_core_epi #(
   assign last_row = row_q + 1'b1 >= rows_q[ctx];
   assign group_left_o = active && last_lane;
   assign raddr_o = row_q;
+  assign hraddr_o = base_q[ctx] + row_q[StateW-1:0];
+  assign rbank_o = bank_q[ctx];
   assign epi_o = epi_q[ctx];
 
   // Pipeline registers: number = stage
@@ -68,6 +78,7 @@ module mmf_core_epi #(
   logic [6:1] first_q, last_q;
   logic [3:0] e1_q, e2_q, e3_q, e4_q, e5_q, e6_q;
   logic [RowW-1:0] r1_q, r2_q, r3_q, r4_q, r5_q, r6_q;
+  logic [StateW-1:0] ha1_q, ha2_q, ha3_q, ha4_q, ha5_q, ha6_q;
   logic signed [23:0] sum1_q, sum2_q, sum3_q, sum4_q, sum5_q, sum6_q;
   logic [31:0] scale1_q;
   logic fresh1_q;
@@ -89,7 +100,9 @@ module mmf_core_epi #(
   logic signed [31:0] y;
   logic signed [24:0] state_act;
   always_comb begin
-    scaled = ($signed({prod2_q[40], prod2_q}) + (shift2_q == 6'd0 ? 42'sd0 : $signed(42'd1 << (shift2_q - 6'd1)))) >>> shift2_q;
+    // |prod2_q| < 2^40: larger shifts round it to 0.
+    if (shift2_q > 6'd41) scaled = 42'sd0;
+    else scaled = ($signed({prod2_q[40], prod2_q}) + (shift2_q == 6'd0 ? 42'sd0 : $signed(42'd1 << (shift2_q - 6'd1)))) >>> shift2_q;
     state_act = ($signed({h2_q[23], h2_q}) + 25'sd32) >>> 6;
     if (e2_q == 4'(mmf_isa_pkg::EPI_SWISHG))
       act = state_act > 25'sd131071 ? 18'sd131071 : (state_act < -25'sd131072 ? -18'sd131072 : state_act[17:0]);
@@ -140,6 +153,7 @@ module mmf_core_epi #(
   assign we_o = v_q[6];
   assign wepi_o = e6_q;
   assign waddr_o = r6_q;
+  assign hwaddr_o = ha6_q;
   assign t_o = e6_q == 4'(mmf_isa_pkg::EPI_SIGF) ? {2'd0, f6_q} : silu6_q;
   assign h_o = state_wide > 44'sd8388607 ? 24'h7fffff : (state_wide < -44'sd8388608 ? 24'h800000 : state_wide[23:0]);
   assign v_o = value;
@@ -155,18 +169,22 @@ module mmf_core_epi #(
       scale_q[ctx_in_q[0]] <= ctx_scale_i;
       rows_q[ctx_in_q[0]] <= ctx_rows_i;
       fresh_q[ctx_in_q[0]] <= ctx_fresh_i;
+      base_q[ctx_in_q[0]] <= ctx_base_i;
+      bank_q[ctx_in_q[0]] <= ctx_bank_i;
     end
     if (group_valid_i) fifo[in_q[GW-1:0]] <= group_sums_i;
 
     // 1: operands arrive
     e1_q <= epi_q[ctx];
     r1_q <= row_q;
+    ha1_q <= hraddr_o;
     sum1_q <= head[24*lane_q +: 24];
     scale1_q <= scale_q[ctx];
     fresh1_q <= fresh_q[ctx];
     // 2
     e2_q <= e1_q;
     r2_q <= r1_q;
+    ha2_q <= ha1_q;
     sum2_q <= sum1_q;
     prod2_q <= sum1_q * $signed({1'b0, scale1_q[15:0]});
     shift2_q <= scale1_q[21:16];
@@ -177,6 +195,7 @@ module mmf_core_epi #(
     // 3
     e3_q <= e2_q;
     r3_q <= r2_q;
+    ha3_q <= ha2_q;
     sum3_q <= sum2_q;
     act3_q <= act;
     y3_q <= y;
@@ -187,6 +206,7 @@ module mmf_core_epi #(
     // 4
     e4_q <= e3_q;
     r4_q <= r3_q;
+    ha4_q <= ha3_q;
     sum4_q <= sum3_q;
     act4_q <= act3_q;
     inside4_q <= magnitude[8:0];
@@ -198,6 +218,7 @@ module mmf_core_epi #(
     // 5
     e5_q <= e4_q;
     r5_q <= r4_q;
+    ha5_q <= ha4_q;
     sum5_q <= sum4_q;
     act5_q <= act4_q;
     sig5_q <= act4_q[17] ? 16'd32768 - positive : positive;
@@ -209,6 +230,7 @@ module mmf_core_epi #(
     // 6
     e6_q <= e5_q;
     r6_q <= r5_q;
+    ha6_q <= ha5_q;
     sum6_q <= sum5_q;
     silu6_q <= silu_wide[17:0];
     f6_q <= b5_q + gate_wide[15:0];

@@ -5,7 +5,8 @@ module mmf_core_fetch #(
   parameter int FifoBeats  = 256,  // power of two, at least 2 * BurstBeats
   parameter int BurstBeats = 64,   // power of two, at most 64
   parameter int Bursts     = 16,   // most that are outstanding
-  parameter int Queue      = 4     // runs that wait; power of two
+  parameter int Queue      = 4,    // runs that wait; power of two
+  parameter int BeatBits   = 512   // other than 512 for proofs only
 ) (
   input  logic         clk_i,
   input  logic         rst_ni,
@@ -21,11 +22,12 @@ module mmf_core_fetch #(
   output logic [7:0]   arlen_o,
   input  logic         rvalid_i,
   output logic         rready_o,
-  input  logic [511:0] rdata_i,
+  input  logic [BeatBits-1:0] rdata_i,
   input  logic         rlast_i,
+  output logic         idle_o,       // nothing asked for, under way or in the FIFO
   // Head of the FIFO.
   output logic         valid_o,
-  output logic [511:0] data_o,
+  output logic [BeatBits-1:0] data_o,
   input  logic         pop_i
 );
   localparam int FW = $clog2(FifoBeats);
@@ -35,7 +37,7 @@ module mmf_core_fetch #(
   logic [31:0] queue_len  [0:Queue-1];
   logic [QW:0] queue_in_q, queue_out_q;
   logic [31:0] beat_q, left_q;                // of the run being asked for
-  logic [511:0] fifo [0:FifoBeats-1];
+  logic [BeatBits-1:0] fifo [0:FifoBeats-1];
   logic [FW:0] in_q, out_q;
   logic [FW:0] promised_q;                    // beats in the FIFO or under way
   logic [$clog2(Bursts+1)-1:0] outstanding_q;
@@ -58,6 +60,7 @@ module mmf_core_fetch #(
   assign ask = arvalid_o && arready_i;
   assign load = left_q == 32'd0 && !queue_empty;
 
+  assign idle_o = queue_empty && left_q == 32'd0 && promised_q == '0;
   assign rready_o = 1'b1;
   assign valid_o = in_q != out_q;
   assign data_o = fifo[out_q[FW-1:0]];

@@ -177,18 +177,24 @@ int run_run(Args args) {
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
   const hw::ImageFile file(path);
-  hw::Machine machine(ctx, file.image);
+  // Every stream of the image continues the same prompt; the first one's text is shown.
+  const int streams = file.image.streams();
+  hw::Machine machine(ctx, file.image, streams);
+  std::vector<hw::TokenInput> inputs(static_cast<std::size_t>(streams));
   nlohmann::ordered_json counters;
   Simulator simulator = {"instructions", [&](const hw::TokenInput& input, bool wanted) {
-                           machine.run({&input, 1}, wanted);
+                           std::fill(inputs.begin(), inputs.end(), input);
+                           machine.run(inputs, wanted);
                            return machine.next_token(0);
                          }};
 #ifdef MMFREE_HW
   std::optional<hw::RtlCore> core;
   if (rtl) {
-    core.emplace(file.image, memory);
+    core.emplace(file.image, memory, streams);
     simulator = {"RTL", [&](const hw::TokenInput& input, bool wanted) {
-                   return core->run(input, wanted, free ? nullptr : &machine);
+                   std::fill(inputs.begin(), inputs.end(), input);
+                   core->run(inputs, wanted, free ? nullptr : &machine);
+                   return core->next_token(0);
                  }};
   }
 #endif
@@ -200,6 +206,7 @@ int run_run(Args args) {
                 {"last_token",
                  {{"cycles", k.cycles},
                   {"tile_beats", k.tile_beats},
+                  {"cycles_per_token", static_cast<double>(k.cycles) / streams},
                   {"wait_stream", k.wait_stream},
                   {"wait_results", k.wait_results}}}};
   }
@@ -209,7 +216,8 @@ int run_run(Args args) {
                                 {"prompt_ids", r.prompt},
                                 {"ids", r.ids},
                                 {"stopped_at_eos", r.stopped_at_eos},
-                                {"simulator", simulator.name}};
+                                {"simulator", simulator.name},
+                                {"streams", streams}};
     if (!counters.is_null()) j.update(counters);
     fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   }

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "mmfree/core/error.h"
@@ -141,6 +142,13 @@ Shape Image::shape() const {
   return {header_.d, header_.m, header_.f, header_.layers, header_.vocab};
 }
 
+int Image::streams() const {
+  unsigned last = 0;
+  for (const Instruction& i : program_)
+    if (i.op() == Op::EMB) last = std::max(last, i.a());
+  return static_cast<int>(last) + 1;
+}
+
 std::span<const std::byte> Image::section(Section s) const {
   const SectionEntry& e = header_.sections[static_cast<std::size_t>(s)];
   return bytes_.subspan(e.offset, e.bytes);
@@ -167,8 +175,13 @@ void Image::check_program() const {
         fail(ErrorKind::format,
              fmt::format("{}: reads {} beats from page {}, beyond the image", where, beats, page));
     };
-    const auto bad = [&](const char* message) { fail(ErrorKind::format, where + ": " + message); };
+    const auto bad = [&](const std::string& message) {
+      fail(ErrorKind::format, where + ": " + message);
+    };
     const auto limit = [](idx v) { return static_cast<std::uint64_t>(v); };
+    // A loop or an end that is sometimes skipped has no meaning.
+    const bool control = i.op() == Op::LOOP || i.op() == Op::ENDL || i.op() == Op::HALT;
+    if (control && i.flags() != 0) bad("LOOP, ENDL and HALT cannot depend on LOGITS");
     switch (i.op()) {
       case Op::LOOP:
         if (loop_start >= 0) bad("a loop inside a loop");
@@ -224,6 +237,8 @@ void Image::check_program() const {
                          : state              ? n.m
                                               : n.f;
         if (i.field("rows") == 0 || i.len() == 0) bad("an empty matrix");
+        if (epi != kEPI_ARGMAX && i.field("rows") < kLeastRows)
+          bad(fmt::format("rows is {}, expected at least {}", i.field("rows"), kLeastRows));
         below("rows", limit(rows) + 1);
         break;
       }

@@ -26,6 +26,11 @@ namespace mmfree::hw {
 inline constexpr std::array<char, 8> kImageMagic = {'M', 'M', 'F', 'R', 'E', 'E', 'H', 'W'};
 inline constexpr std::uint32_t kImageVersion = 1;
 inline constexpr std::uint32_t kIsaVersion = 1;
+// Fewest rows of a matrix whose results a matrix behind it may read: fewer, and its first row would
+// be read before the epilogue has written it. ARGMAX writes no memory and may have any number.
+inline constexpr std::uint64_t kLeastRows = 6;
+// Runs of beats that may be appended and not yet be taken: the prefetcher's queue.
+inline constexpr std::size_t kRunQueue = 4;
 
 enum class Section { code, embedding, layers, head, tokenizer };
 inline constexpr int kSections = 5;
@@ -81,6 +86,8 @@ class Image {
   std::span<const std::byte> bytes() const { return bytes_; }
   std::span<const std::byte> section(Section s) const;
   std::span<const Instruction> program() const { return program_; }
+  // Streams that the program is for: one more than the last that it embeds.
+  int streams() const;
 
  private:
   void check_program() const;

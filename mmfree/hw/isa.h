@@ -28,7 +28,7 @@ enum class Op : std::uint8_t {
 #define MMF_VALUE(KIND, NAME, value, meaning) inline constexpr unsigned k##KIND##_##NAME = value;
 #include "hw/isa/isa.def"
 
-enum class Kind : std::uint8_t { INT, FLAG, VEC, MODE, FN, EPI };
+enum class Kind : std::uint8_t { INT, FLAG, VEC, MODE, FN, EPI, ERROR };
 
 struct OpInfo {
   std::string_view name;

@@ -35,8 +35,8 @@ Scale as_scale(std::uint32_t r) {
 }
 
 template <class T>
-std::uint32_t digest_of(const std::vector<T>& v, std::uint64_t n) {
-  return crc32c(0, v.data(), size(n) * sizeof(T));
+std::uint32_t digest_of(std::uint32_t crc, const std::vector<T>& v, std::uint64_t n) {
+  return crc32c(crc, v.data(), size(n) * sizeof(T));
 }
 
 }  // namespace
@@ -92,6 +92,16 @@ const std::uint8_t* Machine::take(std::uint64_t beats) {
   return p;
 }
 
+// More runs than the prefetcher's queue holds, and the sequencer would wait for ever.
+void Machine::check_queue() const {
+  std::size_t pending = 0;
+  for (std::size_t r = run_; r < runs_.size(); ++r) pending += runs_[r].beats > 0 ? 1 : 0;
+  if (pending > kRunQueue)
+    fail(ErrorKind::format,
+         fmt::format("{}: instruction {} makes {} runs of beats wait, expected at most {}",
+                     image_->name(), pc_, pending, kRunQueue));
+}
+
 void Machine::run(std::span<const TokenInput> inputs, bool with_logits,
                   const std::function<void(const Retired&)>& observer) {
   if (inputs.size() != stream_.size())
@@ -129,6 +139,7 @@ void Machine::run(std::span<const TokenInput> inputs, bool with_logits,
         break;
       case Op::WST:
         runs_.push_back({i.field("page") * kPageBytes, i.field("beats")});
+        check_queue();
         break;
       case Op::TOK:
         for (StreamMemory& m : stream_) m.token = m.best_row;
@@ -293,41 +304,45 @@ void Machine::epilogue(const Instruction& i, StreamMemory& m) {
 }
 
 std::uint32_t Machine::digest(const Instruction& i) const {
-  const StreamMemory& m = stream_[0];
+  if (i.op() == Op::EMB) return digest_of(0, stream_[i.a()].x, stream_[i.a()].x.size());
+  if (i.op() == Op::LDC) return digest_of(0, constants_[i.dst()], std::uint64_t{i.len()} * 32);
+  std::uint32_t crc = 0;
+  for (const StreamMemory& m : stream_) crc = digest(i, m, crc);
+  return crc;
+}
+
+std::uint32_t Machine::digest(const Instruction& i, const StreamMemory& m,
+                              std::uint32_t crc) const {
   switch (i.op()) {
-    case Op::EMB:
-      return digest_of(stream_[i.a()].x, stream_[i.a()].x.size());
-    case Op::LDC:
-      return digest_of(constants_[i.dst()], std::uint64_t{i.len()} * 32);
     case Op::LDS:
-      return crc32c(0, m.s + i.dst(), kBeatBytes);
+      return crc32c(crc, m.s + i.dst(), kBeatBytes);
     case Op::QNT:
-      return digest_of(m.q[i.dst()], std::uint64_t{i.len()} * kLanes);
+      return digest_of(crc, m.q[i.dst()], std::uint64_t{i.len()} * kLanes);
     case Op::STAT: {
       const std::uint32_t both[2] = {m.s[i.dst()], m.s[i.field("mx")]};
       const auto mode = static_cast<unsigned>(i.field("mode"));
-      if (mode == kMODE_SS) return crc32c(0, &both[0], 4);
-      if (mode == kMODE_MX) return crc32c(0, &both[1], 4);
-      return crc32c(0, both, 8);
+      if (mode == kMODE_SS) return crc32c(crc, &both[0], 4);
+      if (mode == kMODE_MX) return crc32c(crc, &both[1], 4);
+      return crc32c(crc, both, 8);
     }
     case Op::SFU:
-      return crc32c(0, &m.s[i.dst()], 4);
+      return crc32c(crc, &m.s[i.dst()], 4);
     case Op::TMM: {
       const std::uint64_t rows = i.field("rows");
       switch (static_cast<unsigned>(i.field("epi"))) {
         case kEPI_SIGF:
         case kEPI_SILU:
-          return digest_of(m.t, rows);
+          return digest_of(crc, m.t, rows);
         case kEPI_STATE:
-          return crc32c(0, m.h.data() + layer_ * image_->shape().m, size(rows) * 4);
+          return crc32c(crc, m.h.data() + layer_ * image_->shape().m, size(rows) * 4);
         case kEPI_SWISHG:
         case kEPI_MULT:
-          return digest_of(m.z, rows);
+          return digest_of(crc, m.z, rows);
         case kEPI_RESADD:
-          return digest_of(m.x, rows);
+          return digest_of(crc, m.x, rows);
         default: {
           const std::int32_t both[2] = {m.best_row, m.best_sum};
-          return crc32c(0, both, 8);
+          return crc32c(crc, both, 8);
         }
       }
     }

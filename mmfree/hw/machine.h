@@ -27,8 +27,8 @@ struct TokenInput {
   bool fresh = false;  // forget the state first
 };
 
-// After each executed instruction: where, and what it left in its destination of stream 0 as CRC32C
-// of little-endian values (codes int8, constants int16, all else int32). 0 for sequencer
+// After each executed instruction: where, and what it left in its destination, stream after stream,
+// as CRC32C of little-endian values (codes int8, constants int16, all else int32). 0 for sequencer
 // instructions. This is what the RTL is compared with.
 struct Retired {
   std::size_t pc = 0;
@@ -50,6 +50,7 @@ class Machine {
   std::int32_t next_token(int stream) const {
     return stream_[static_cast<std::size_t>(stream)].token;
   }
+  int streams() const { return static_cast<int>(stream_.size()); }
   const StreamMemory& memory(int stream) const { return stream_[static_cast<std::size_t>(stream)]; }
   std::uint64_t beats() const { return beats_; }                // taken by the last token
   std::uint64_t instructions() const { return instructions_; }  // executed by the last token
@@ -59,6 +60,7 @@ class Machine {
     std::uint64_t offset, beats;  // bytes from the image's start
   };
   const std::uint8_t* take(std::uint64_t beats);
+  void check_queue() const;
   void execute(const Instruction& i);
   void embed(const Instruction& i);
   void statistics(const Instruction& i, StreamMemory& m);
@@ -67,6 +69,7 @@ class Machine {
   void matrix(const Instruction& i);
   void epilogue(const Instruction& i, StreamMemory& m);
   std::uint32_t digest(const Instruction& i) const;
+  std::uint32_t digest(const Instruction& i, const StreamMemory& m, std::uint32_t crc) const;
 
   Ctx ctx_;
   const Image* image_;

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string>
 #include <tuple>
 
 #include "mmfree/core/error.h"
@@ -203,6 +204,31 @@ TEST(Image, HostileHeadersAndProgramsNeverReachMemory) {
   }
   EXPECT_GT(refused, 5000);
   EXPECT_GT(ran, 100);
+}
+
+TEST(Image, TheRunQueueIsNotOverfilled) {
+  // Behind LOOP: with the layers' run and the head's more wait than the hardware's queue holds.
+  const std::vector<std::byte> good = make_image(random_fixed_model(small_config(64, 64, 1, 9), 1));
+  const Image image(good, "good");
+  ImageHeader h;
+  std::memcpy(&h, good.data(), sizeof h);
+  std::vector<std::byte> bad = good;
+  for (std::size_t pc = 4; pc <= 6; ++pc) {
+    const Instruction wst =
+        make_instruction(Op::WST, {{"page", h.sections[2].offset / kPageBytes}, {"beats", 1}});
+    std::memcpy(bad.data() + h.sections[0].offset + 16 * pc, &wst.low, 8);
+    std::memcpy(bad.data() + h.sections[0].offset + 16 * pc + 8, &wst.high, 8);
+  }
+  seal(bad);
+  const Image damaged(bad, "bad");
+  try {
+    Machine machine(Ctx{1}, damaged);
+    const TokenInput input{0, true};
+    machine.run({&input, 1}, true);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("runs of beats wait"), std::string::npos) << e.what();
+  }
 }
 
 TEST(Isa, ProgramsSurviveTheirText) {

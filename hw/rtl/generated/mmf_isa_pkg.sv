@@ -25,6 +25,18 @@ package mmf_isa_pkg;
   localparam int EPI_SILU = 4;  // T = SiLU(sum * scale)
   localparam int EPI_MULT = 5;  // Z = sum * T
   localparam int EPI_ARGMAX = 6;  // keep the row of the largest sum, the first of equals
+  localparam int ERROR_NONE = 0;  // all is well
+  localparam int ERROR_OPCODE = 1;  // operation unknown
+  localparam int ERROR_OPERAND = 2;  // operand outside what this core has: stream, register, bank, length, rows
+  localparam int ERROR_PROGRAM = 3;  // the program's last instruction is not HALT
+  localparam int ERROR_STREAM = 4;  // beats taken that were not asked for, or asked for and not taken
+  localparam int ERROR_MAGIC = 5;  // the memory does not start with an image
+  localparam int ERROR_VERSION = 6;  // image or instruction set of another version
+  localparam int ERROR_HEADER_CRC = 7;  // the header is damaged
+  localparam int ERROR_LENGTH = 8;  // the image is cut off, or its sections lie outside it
+  localparam int ERROR_SHAPE = 9;  // shape that this core is too small for
+  localparam int ERROR_SECTION_CRC = 10;  // a section is damaged
+  localparam int ERROR_NOT_LOADED = 11;  // started without an image
   localparam logic [7:0] OP_NOP = 8'h00;  // nothing
   localparam logic [7:0] OP_HALT = 8'h01;  // wait until all units are idle; the token is done
   localparam logic [7:0] OP_FENCE = 8'h02;  // wait until all units are idle

@@ -1,0 +1,86 @@
+// Random legal programs on the RTL core under random memories, in lock-step with the simulator.
+// MMF_PROGRAMS=5000 MMF_SEED=1 build/hw/tests/hw_rtl_random_test runs more of them.
+#include "hw/cosim/random_program.h"
+
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "hw/cosim/rtl_core.h"
+#include "mmfree/core/error.h"
+#include "mmfree/core/rng.h"
+
+namespace mmfree::hw {
+namespace {
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+TEST(RandomPrograms, AgreeWithTheSimulator) {
+  const std::uint64_t first = from_environment("MMF_SEED", 1);
+  const std::uint64_t count = from_environment("MMF_PROGRAMS", 60);
+  fmt::print("seeds {} to {}\n", first, first + count - 1);
+  std::uint64_t compared = 0;
+  StallCounts stalls{};
+  for (std::uint64_t seed = first; seed < first + count; ++seed) {
+    SCOPED_TRACE(fmt::format("MMF_PROGRAMS=1 MMF_SEED={}", seed));
+    const int streams = RtlCore::kStreams.size() == 1 ? 1
+                        : seed % 4 == 0               ? 2
+                        : seed % 16 == 1              ? 8
+                                                      : 1;
+    const std::vector<std::byte> bytes = random_program_image(seed, streams, 128);
+    const Image image(bytes, "random program");
+    RtlMemory memory;
+    memory.seed = seed;
+    memory.latency = static_cast<double>(1 + random_bits(seed, 7, 0) % 200);
+    memory.beats_per_cycle = random_bits(seed, 7, 1) % 2 == 0 ? 1 : 0.25;
+    memory.jitter = static_cast<double>(random_bits(seed, 7, 2) % 4) * 0.2;
+    Machine machine(Ctx{1}, image, streams);
+    RtlCore core(image, memory, streams);
+    std::vector<TokenInput> inputs(static_cast<std::size_t>(streams));
+    for (std::uint64_t t = 0; t < 3; ++t) {
+      for (std::size_t b = 0; b < inputs.size(); ++b)
+        inputs[b] = {static_cast<std::int32_t>(random_bits(seed, 8 + 16 * b, t) %
+                                               static_cast<std::uint64_t>(image.shape().vocab)),
+                     t == 0 || random_bits(seed, 10, t + 8 * b) % 4 == 0};
+      const bool logits = random_bits(seed, 9, t) % 3 != 0;
+      try {
+        core.run(inputs, logits, &machine);
+        for (int b = 0; b < streams; ++b) ASSERT_EQ(core.next_token(b), machine.next_token(b));
+      } catch (const Error& e) {
+        FAIL() << e.what() << "\n" << disassemble(image.program());
+      }
+    }
+    compared += core.counters().compared;
+    for (std::size_t op = 0; op < stalls.size(); ++op)
+      for (std::size_t k = 0; k < kStalls; ++k) stalls[op][k] += core.stalls()[op][k];
+  }
+  fmt::print("{} instructions compared\n", compared);
+  EXPECT_GT(compared, count * 100);
+  if (count < 40) return;
+  // Every operation has been issued and skipped where it may be; every cause of waiting was seen.
+  for (const OpInfo& o : ops()) {
+    const auto& cycles = stalls[static_cast<std::size_t>(o.op)];
+    std::string line;
+    for (std::size_t k = 0; k < kStalls; ++k)
+      line += fmt::format(" {} {}", kStallNames[k], cycles[k]);
+    fmt::print("{}:{}\n", o.name, line);
+    EXPECT_GT(cycles[0], 0U) << o.name;
+    const auto waits = [&](Stall s) { return cycles[static_cast<std::size_t>(s)]; };
+    if (o.unit != Unit::SEQ) {
+      EXPECT_GT(waits(Stall::unit), 0U) << o.name;
+      EXPECT_GT(waits(Stall::hazard), 0U) << o.name;
+    }
+    const bool waits_for_units = o.op == Op::HALT || o.op == Op::FENCE || o.op == Op::TOK;
+    if (waits_for_units) {
+      EXPECT_GT(waits(Stall::unit), 0U) << o.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mmfree::hw
