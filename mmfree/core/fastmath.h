@@ -1,8 +1,15 @@
 #pragma once
 // Elementary functions for kernels that are compiled once per instruction set: internal linkage,
-// branch-free, and built from single IEEE operations, so that every variant gives the same bits. Do
-// not include this outside ops/*_kernels.h.
+// branch-free, and built from single IEEE operations, so that every variant gives the same bits,
+// and so does a GPU whose compiler is told not to contract (-fmad=false). Do not include this
+// outside ops/*_kernels.h and the inference kernels of mmfree/cuda.
 #include "mmfree/core/types.h"
+
+#ifdef __CUDACC__
+#define MMFREE_EVERYWHERE __host__ __device__
+#else
+#define MMFREE_EVERYWHERE
+#endif
 
 namespace mmfree {
 namespace {
@@ -11,7 +18,7 @@ namespace {
 // float comparisons the compiler splits the loop by cases and evaluates the constant ones for all
 // lanes, and multiplying by the tiny constant sigmoid(-88) costs a microcode assist in each: 10
 // times the time. NaN becomes one of the limits.
-inline float clamp_exponent(float x) {
+MMFREE_EVERYWHERE inline float clamp_exponent(float x) {
   constexpr std::int32_t kHigh = 0x42b00000;   // 88.0F
   constexpr std::uint32_t kLow = 0xc2ae0000U;  // -87.0F; larger unsigned = more negative
   const auto bits = __builtin_bit_cast(std::int32_t, x);
@@ -20,7 +27,7 @@ inline float clamp_exponent(float x) {
 }
 
 // e^x within 2 ulp for x in [-87, 88]; clamped outside (1.6e-38 and 1.7e38).
-inline float exp_f32(float x) {
+MMFREE_EVERYWHERE inline float exp_f32(float x) {
   x = clamp_exponent(x);
   // n = round(x / ln 2): adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
   const float shifted = x * 1.44269504088896341F + 12582912.0F;
@@ -40,12 +47,14 @@ inline float exp_f32(float x) {
   return y * __builtin_bit_cast(float, (n + 127) << 23);
 }
 
-inline float sigmoid_f32(float x) {
+MMFREE_EVERYWHERE inline float sigmoid_f32(float x) {
   return 1.0F / (1.0F + exp_f32(-x));
 }
 
-// The canonical reduction: 16 interleaved partial sums, then a fixed tree.
+// The canonical reduction, made for many processors at once: each chunk of 128 terms is summed in
+// 16 interleaved parts, the chunks' parts are added in order, a fixed tree joins the 16.
 constexpr int kLanes = 16;
+constexpr idx kSumChunk = 128;
 
 inline float sum_lanes(const float* a) {
   float s[kLanes / 2];
@@ -58,12 +67,22 @@ inline float sum_lanes(const float* a) {
 // Sum over k of term(k), k in [0, n).
 template <class F>
 inline float canonical_sum(idx n, const F& term) {
-  float acc[kLanes] = {};
-  const idx whole = n / kLanes * kLanes;
-  for (idx k = 0; k < whole; k += kLanes)
-    for (int l = 0; l < kLanes; ++l) acc[l] += term(k + l);
-  for (idx k = whole; k < n; ++k) acc[k - whole] += term(k);
-  return sum_lanes(acc);
+  float total[kLanes] = {};
+  idx k = 0;
+  for (; k + kSumChunk <= n; k += kSumChunk) {
+    float acc[kLanes] = {};
+    for (idx j = k; j < k + kSumChunk; j += kLanes)
+      for (int l = 0; l < kLanes; ++l) acc[l] += term(j + l);
+    for (int l = 0; l < kLanes; ++l) total[l] += acc[l];
+  }
+  if (k < n) {
+    float acc[kLanes] = {};
+    for (; k + kLanes <= n; k += kLanes)
+      for (int l = 0; l < kLanes; ++l) acc[l] += term(k + l);
+    for (int l = 0; k + l < n; ++l) acc[l] += term(k + l);
+    for (int l = 0; l < kLanes; ++l) total[l] += acc[l];
+  }
+  return sum_lanes(total);
 }
 
 // Largest term(k), n >= 1. Compared as integers (bits reordered so that signed order is float

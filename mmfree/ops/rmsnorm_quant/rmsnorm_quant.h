@@ -7,9 +7,8 @@
 //     y = u * rstd1 * gain[p],    rstd1 = 1 / sqrt(mean(u^2) + kInnerEps)      (one statistic for
 //     all p) s = 127 / max(max|y|, 1e-5) q = clamp(round(y * s), -128, 127), halves away from zero
 //
-// Sums run in one canonical order (16 interleaved partial sums, then a fixed tree), so every
-// variant gives the same codes. Paper: Algorithm 1; the outer norm is the reference's attn_norm,
-// mlp_norm or final norm.
+// Sums run in the canonical order of core/fastmath.h, so every variant gives the same codes. Paper:
+// Algorithm 1; the outer norm is the reference's attn_norm, mlp_norm or final norm.
 #include <cstdint>
 
 #include "mmfree/core/parallel.h"
