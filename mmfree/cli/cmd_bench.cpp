@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "mmfree/bench/roofline.h"
+#include "mmfree/cli/bench_gpu.h"
 #include "mmfree/cli/bench_train.h"
 #include "mmfree/cli/options.h"
 #include "mmfree/cli/progress_line.h"
@@ -455,7 +456,7 @@ int bench_ops(const Ctx& ctx, const Options& o) {
 int cmd_bench(Args args) {
   Options o;
   Ctx ctx;
-  std::optional<idx> hidden, layers, intermediate;
+  std::optional<idx> hidden, layers, intermediate, gpu_layers;
   CLI::App app("Measures speed against what this machine can do", "mmfree bench");
   app.add_option(
          "WHAT", o.what,
@@ -478,9 +479,13 @@ int cmd_bench(Args args) {
       ->check(CLI::Range(idx{1}, idx{4096}))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--device", o.device, "cpu, or cuda (train and ops)")
+  app.add_option("--device", o.device, "cpu, or cuda: an NVIDIA GPU")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  app.add_option(
+         "--gpu-layers", gpu_layers,
+         "only the first N blocks on the GPU, the others on the CPU (decode, prefill) [all]")
+      ->check(CLI::Range(idx{0}, idx{1} << 20));
   BenchTrain t;
   app.add_option("--seq", t.seq, "tokens a sequence (train)")
       ->check(CLI::Range(idx{1}, idx{1} << 20))
@@ -529,19 +534,27 @@ int cmd_bench(Args args) {
     t.json = o.json;
     return o.what == "train" ? bench_train(t) : bench_gpu_kernels(t);
   }
-  if (o.device != "cpu") fail(ErrorKind::usage, "bench: --device cuda is for train and ops");
   if (o.what != "ops" && o.random == !o.model.empty())
     fail(ErrorKind::usage, "bench: expected either MODEL or --random --size");
   if (o.random && o.size.empty()) fail(ErrorKind::usage, "bench: --random needs --size");
+  if (o.what == "stream" && o.tokens < 10)
+    fail(ErrorKind::usage,
+         fmt::format("bench: --tokens is {}, expected at least 10 for stream", o.tokens));
+  if (o.device == "cuda")
+    return bench_gpu(ctx, {.what = o.what,
+                           .model = o.model,
+                           .size = o.size,
+                           .vocab = o.vocab,
+                           .tokens = o.tokens,
+                           .rounds = o.rounds,
+                           .gpu_layers = gpu_layers.value_or(-1),
+                           .batches = o.batches,
+                           .json = o.json});
+  if (gpu_layers) fail(ErrorKind::usage, "bench: --gpu-layers needs --device cuda");
   if (o.what == "decode") return bench_decode(ctx, o);
   if (o.what == "prefill") return bench_prefill(ctx, o);
   if (o.what == "batch") return bench_batch(ctx, o);
-  if (o.what == "stream") {
-    if (o.tokens < 10)
-      fail(ErrorKind::usage,
-           fmt::format("bench: --tokens is {}, expected at least 10 for stream", o.tokens));
-    return bench_stream(ctx, o);
-  }
+  if (o.what == "stream") return bench_stream(ctx, o);
   return bench_ops(ctx, o);
 }
 

@@ -1,8 +1,10 @@
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "mmfree/cli/device_model.h"
 #include "mmfree/cli/options.h"
 #include "mmfree/cli/progress_line.h"
 #include "mmfree/core/error.h"
@@ -16,6 +18,7 @@ int cmd_eval(Args args) {
   std::string model_path, text_path, numerics = "integer";
   idx window = 0;
   bool json = false;
+  DeviceOptions device;
   Ctx ctx;
   CLI::App app("Measures how well a model predicts a text: bits per byte, perplexity, tokens/s",
                "mmfree eval");
@@ -26,9 +29,13 @@ int cmd_eval(Args args) {
       ->check(CLI::Range(idx{0}, idx{1} << 40))
       ->capture_default_str();
   add_numerics_option(app, numerics);
+  add_device_options(app, device);
   app.add_flag("--json", json, "one JSON object");
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
+  validate(device);
+  if (numerics == "fixed" && device.device != "cpu")
+    fail(ErrorKind::usage, "eval: --numerics fixed runs with --device cpu only");
 
   const MappedFile file(text_path);
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
@@ -58,9 +65,26 @@ int cmd_eval(Args args) {
       return score_text(ctx, model.config, model.path, network, tokenizer, text, window, progress);
     });
   } else {
-    const TiledModel model = load_with_progress(ctx, model_path);
-    score = score_with(model.base, [&](const Tokenizer& tokenizer, const Progress& progress) {
-      return score_text(ctx, model, tokenizer, text, window, progress);
+    DeviceModel model;
+    load_on_device(ctx, model_path, device, model);
+    score = score_with(model.base(), [&](const Tokenizer& tokenizer, const Progress& progress) {
+      if (!model.gpu) return score_text(ctx, *model.tiled, tokenizer, text, window, progress);
+      return with_gpu_session(ctx, model, [&](const auto& open) {
+        auto session = open();
+        const LogitsFunction network = [&](std::span<const std::int32_t> tokens, bool restart,
+                                           float* logits) {
+          if (restart) session.restart();
+          ForwardCall call;
+          call.tokens = tokens;
+          call.logits = LogitRows::all;
+          call.sink = [&](idx, idx rows, const float* values) {
+            logits = std::copy_n(values, rows * model.base().config.vocab_size, logits);
+          };
+          session.forward(call);
+        };
+        return score_text(ctx, model.base().config, model.base().path, network, tokenizer, text,
+                          window, progress);
+      });
     });
   }
   if (json) {
@@ -68,6 +92,7 @@ int cmd_eval(Args args) {
                                       {"text", text_path},
                                       {"window", window},
                                       {"numerics", numerics},
+                                      {"device", device.device},
                                       {"bytes", score.bytes},
                                       {"tokens", score.tokens},
                                       {"nll", score.nll},

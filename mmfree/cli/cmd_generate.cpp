@@ -1,6 +1,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -12,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "mmfree/cli/device_model.h"
 #include "mmfree/cli/options.h"
 #include "mmfree/cli/progress_line.h"
 #include "mmfree/core/error.h"
@@ -34,6 +36,7 @@ struct Options {
   std::string model, prompt, prompt_ids, numerics = "integer";
   std::string load_state, save_state;  // files; empty: none
   idx tokens = 128;
+  DeviceOptions device;
   SamplerOptions sampler;
   bool ignore_eos = false;
   bool json = false;
@@ -77,11 +80,12 @@ void put_text(const std::string& text) {
     fail_errno("write", "standard output");
 }
 
-// `open` makes the Session or hw::FixedSession when the prompt is known to be good. `saved`: what
-// to go on from, or null.
+// `open` makes the session of some device, or a hw::FixedSession (which has no states in files, so
+// `identity` may be null), when the prompt is known to be good. `saved`: what to go on from, or
+// null.
 template <class Open>
-Result run_session(const Options& o, const PackedModel& model, const SavedSession* saved,
-                   Clock::time_point start, const Open& open) {
+Result run_session(const Options& o, const PackedModel& model, const ModelIdentity* identity,
+                   const SavedSession* saved, Clock::time_point start, const Open& open) {
   Result r;
   if (saved != nullptr) r.past = saved->tokens;
   const MatmulFreeConfig& c = model.config;
@@ -118,7 +122,8 @@ Result run_session(const Options& o, const PackedModel& model, const SavedSessio
 
   const Clock::time_point prefill = Clock::now();
   std::span<const float> logits;
-  if constexpr (std::is_same_v<decltype(session), Session>)
+  constexpr bool kKeepsState = !std::is_same_v<decltype(session), hw::FixedSession>;
+  if constexpr (kKeepsState)
     if (saved != nullptr) {
       session.restore(saved->state, static_cast<idx>(saved->tokens.size()));
       logits = saved->logits;
@@ -147,9 +152,14 @@ Result run_session(const Options& o, const PackedModel& model, const SavedSessio
     }
   }
   const Clock::time_point decode = Clock::now();
+  // Where nothing but the most likely token is asked for, a GPU goes on by itself for a while.
+  std::vector<std::int32_t> ahead;
+  std::size_t used = 0;
   for (idx n = 0; n < o.tokens; ++n) {
-    const std::int32_t id =
-        sample(logits, o.sampler, &recent, static_cast<std::uint64_t>(session.position()), scratch);
+    const std::int32_t id = used < ahead.size()
+                                ? ahead[used++]
+                                : sample(logits, o.sampler, &recent,
+                                         static_cast<std::uint64_t>(session.position()), scratch);
     if (!o.ignore_eos && c.eos_token_id && id == *c.eos_token_id) {
       r.stopped_at_eos = true;
       break;
@@ -161,17 +171,29 @@ Result run_session(const Options& o, const PackedModel& model, const SavedSessio
     } else if (id < tokenizer->vocab_size()) {  // ids beyond the tokenizer's have no text
       show(stream->put(id));
     }
+    if (used < ahead.size()) continue;
+    if constexpr (std::is_same_v<decltype(session), GpuSession>) {
+      constexpr idx kAhead = 32;
+      const idx more = std::min(kAhead, o.tokens - n - 1);
+      if (more > 1 && o.sampler.temperature == 0 && o.sampler.repetition_penalty == 1 &&
+          o.save_state.empty()) {
+        const auto eos = static_cast<std::int32_t>(o.ignore_eos ? -1 : c.eos_token_id.value_or(-1));
+        ahead = session.decode(id, more, eos);
+        used = 0;
+        continue;
+      }
+    }
     if (n + 1 < o.tokens || !o.save_state.empty()) logits = session.step(id);
   }
   r.decode_s = seconds_since(decode);
   if (stream) show(stream->finish());
   if (!o.json) put_text("\n");
-  if constexpr (std::is_same_v<decltype(session), Session>)
+  if constexpr (kKeepsState)
     if (!o.save_state.empty()) {
       std::vector<std::int32_t> all = r.past;
       all.insert(all.end(), r.prompt.begin(), r.prompt.end());
       all.insert(all.end(), r.generated.begin(), r.generated.end());
-      write_session(o.save_state, session.model(), session.state(), logits, all);
+      write_session(o.save_state, *identity, session.state(), logits, all);
     }
   return r;
 }
@@ -180,13 +202,17 @@ Result run(const Ctx& ctx, const Options& o) {
   const Clock::time_point start = Clock::now();
   if (o.numerics == "fixed") {
     const PackedModel model = load_packed(ctx, o.model);
-    return run_session(o, model, nullptr, start, [&] { return hw::FixedSession(ctx, model); });
+    return run_session(o, model, nullptr, nullptr, start,
+                       [&] { return hw::FixedSession(ctx, model); });
   }
-  const TiledModel model = load_with_progress(ctx, o.model);
+  DeviceModel model;
+  load_on_device(ctx, o.model, o.device, model);
+  const ModelIdentity id = model.tiled ? identity(*model.tiled) : identity(*model.packed);
   std::optional<SavedSession> saved;
-  if (!o.load_state.empty()) saved = read_session(o.load_state, model);
-  return run_session(o, model.base, saved ? &*saved : nullptr, start,
-                     [&] { return Session(ctx, model); });
+  if (!o.load_state.empty()) saved = read_session(o.load_state, id);
+  return with_session(ctx, model, [&](const auto& open) {
+    return run_session(o, model.base(), &id, saved ? &*saved : nullptr, start, open);
+  });
 }
 
 double rate(std::size_t tokens, double seconds) {
@@ -200,6 +226,7 @@ void print_json(const Ctx& ctx, const Options& o, const Result& r) {
                               {"stopped_at_eos", r.stopped_at_eos},
                               {"seed", o.sampler.seed},
                               {"threads", ctx.threads},
+                              {"device", o.device.device},
                               {"loaded_tokens", r.past.size()},
                               {"prompt_tokens", r.prompt.size()},
                               {"generated_tokens", r.generated.size()},
@@ -246,6 +273,7 @@ int cmd_generate(Args args) {
   app.add_option("--seed", o.sampler.seed, "the same seed gives the same text")
       ->capture_default_str();
   add_numerics_option(app, o.numerics);
+  add_device_options(app, o.device);
   app.add_option("--load-state", o.load_state,
                  "go on from this file, as --save-state wrote it; the prompt, if any, follows it");
   app.add_option("--save-state", o.save_state,
@@ -257,6 +285,9 @@ int cmd_generate(Args args) {
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
   validate(o.sampler);
+  validate(o.device);
+  if (o.numerics == "fixed" && o.device.device != "cpu")
+    fail(ErrorKind::usage, "generate: --numerics fixed runs with --device cpu only");
   if (o.numerics == "fixed" && !(o.load_state.empty() && o.save_state.empty()))
     fail(ErrorKind::usage,
          "generate: --load-state and --save-state hold the state of --numerics integer; fixed has "

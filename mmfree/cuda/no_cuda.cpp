@@ -1,6 +1,8 @@
 // What a build without CUDA offers in place of training.cpp: the reason why it cannot.
 #include "mmfree/core/error.h"
 #include "mmfree/cuda/bench_ops.h"
+#include "mmfree/cuda/inference.h"
+#include "mmfree/cuda/roofline.h"
 #include "mmfree/cuda/training.h"
 
 namespace mmfree {
@@ -56,6 +58,77 @@ GpuMemory GpuTraining::memory() const {
   refuse();
 }
 GpuOps bench_gpu_ops(const MatmulFreeConfig&, idx, idx, idx) {
+  refuse();
+}
+
+struct GpuModel::Engine {};
+
+GpuModel::GpuModel(const Ctx&, const PackedModel&, idx, const Progress&) {
+  refuse();
+}
+GpuModel::GpuModel(const Ctx&, const TiledModel&, idx, const Progress&) {
+  refuse();
+}
+GpuModel::~GpuModel() = default;
+const MatmulFreeConfig& GpuModel::config() const {
+  refuse();
+}
+const std::string& GpuModel::path() const {
+  refuse();
+}
+idx GpuModel::layers() const {
+  refuse();
+}
+GpuInferenceInfo GpuModel::info() const {
+  refuse();
+}
+void GpuModel::measure_stages(bool) {
+  refuse();
+}
+std::vector<GpuStage> GpuModel::stages() const {
+  refuse();
+}
+
+GpuSession::GpuSession(GpuModel& model) : model_(&model) {
+  refuse();
+}
+GpuSession::~GpuSession() = default;
+GpuSession::GpuSession(GpuSession&& o) noexcept : model_(o.model_) {}
+std::span<const float> GpuSession::prefill(std::span<const std::int32_t>) {
+  refuse();
+}
+std::vector<std::int32_t> GpuSession::decode(std::int32_t, idx, std::int32_t) {
+  refuse();
+}
+void GpuSession::forward(const ForwardCall&) {
+  refuse();
+}
+void GpuSession::hidden(std::span<const std::int32_t>, const std::uint8_t*, float*) {
+  refuse();
+}
+void GpuSession::restart() {
+  refuse();
+}
+void GpuSession::read_state(float*) const {
+  refuse();
+}
+void GpuSession::write_state(const float*, idx) {
+  refuse();
+}
+SessionState GpuSession::state() const {
+  refuse();
+}
+void GpuSession::restore(const SessionState&, idx) {
+  refuse();
+}
+std::vector<std::int32_t> decode_batch(GpuModel&, std::span<GpuSession* const>,
+                                       std::span<const std::int32_t>, idx) {
+  refuse();
+}
+GpuRoofline measure_gpu_roofline() {
+  refuse();
+}
+void forward_parts(GpuModel&, std::span<const GpuPart>, float*) {
   refuse();
 }
 

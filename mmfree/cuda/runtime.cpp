@@ -7,8 +7,6 @@
 namespace mmfree::cuda {
 namespace {
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
-// bf16 products need it.
-constexpr int kOldestCapability = 80;
 
 // Dense bf16 tensor-core operations a clock and multiprocessor, float32 sums (NVIDIA's papers on
 // its architectures: A100 2048, GA102 and AD102 512, H100 4096).
@@ -33,7 +31,7 @@ void check(cudaError_t code, const char* what) {
                                         cudaGetErrorName(code)));
 }
 
-Device select_device() {
+Device select_device(int oldest) {
   int count = 0;
   const cudaError_t found = cudaGetDeviceCount(&count);
   if (found != cudaSuccess || count == 0)
@@ -50,12 +48,10 @@ Device select_device() {
   d.name = p.name;
   d.compute_capability = 10 * p.major + p.minor;
   d.multiprocessors = p.multiProcessorCount;
-  if (d.compute_capability < kOldestCapability)
-    fail(
-        ErrorKind::resource,
-        fmt::format("--device cuda: {} has compute capability {}.{}, expected at least {}.{} (bf16 "
-                    "products)",
-                    d.name, p.major, p.minor, kOldestCapability / 10, kOldestCapability % 10));
+  if (d.compute_capability < oldest)
+    fail(ErrorKind::resource,
+         fmt::format("--device cuda: {} has compute capability {}.{}, expected at least {}.{}",
+                     d.name, p.major, p.minor, oldest / 10, oldest % 10));
   check(cudaMemGetInfo(&d.free_bytes, &d.total_bytes), "asking for the GPU's memory");
   int khz = 0;
   check(cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, id), "asking for the GPU's clock");

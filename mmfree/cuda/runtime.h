@@ -12,7 +12,8 @@ namespace mmfree::cuda {
 // Throws a resource Error "what: CUDA says ..." unless the code is success.
 void check(cudaError_t code, const char* what);
 
-// The device that training runs on. Throws a resource Error that says why there is none.
+// The device that this process uses. Throws a resource Error that says why there is none, or that
+// it is older than `oldest` needs (75 for 7.5; training needs bf16 products, 80).
 struct Device {
   std::string name;
   int compute_capability;  // 90 for 9.0
@@ -20,7 +21,7 @@ struct Device {
   std::size_t free_bytes, total_bytes;  // when asked
   double peak_flops;                    // of dense bf16 products at the highest clock; 0: not known
 };
-Device select_device();
+Device select_device(int oldest = 80);
 
 // Memory handed out in one order, twice: a first pass counts (memory absent, pointers are offsets
 // that nobody may follow), allocate() gets it all at once, a second pass hands out the pointers.

@@ -59,10 +59,8 @@ std::string metadata(const SafetensorsFile& file, const char* key) {
   return found == file.metadata().end() ? std::string() : found->second;
 }
 
-}  // namespace
-
-std::uint64_t fingerprint(const TiledModel& model) {
-  const PackedModel& base = model.base;
+// `scales`: of i, f, g, o, gate and down of each block, then of the head.
+std::uint64_t fingerprint(const PackedModel& base, std::span<const float> scales) {
   const MatmulFreeConfig& c = base.config;
   Hash hash;
   hash.add(std::span<const idx>(std::array{c.vocab_size, c.hidden_size, c.num_hidden_layers,
@@ -76,14 +74,32 @@ std::uint64_t fingerprint(const TiledModel& model) {
     floats(l.mlp_norm, c.hidden_size);
     if (l.bound != nullptr) floats(l.bound, c.hidden_size);
   }
-  for (const TiledLayer& l : model.layers)
-    for (const TileMatrix* m : {&l.i, &l.f, &l.g, &l.o, &l.p, &l.down}) floats(&m->scale, 1);
+  for (std::size_t n = 0; n + 1 < scales.size(); ++n) floats(&scales[n], 1);
   floats(base.norm, c.hidden_size);
-  floats(&model.head.scale, 1);
+  floats(&scales.back(), 1);
   return hash.value;
 }
 
-void write_session(const std::filesystem::path& path, const TiledModel& model,
+}  // namespace
+
+ModelIdentity identity(const PackedModel& model) {
+  std::vector<float> scales;
+  for (const PackedLayer& l : model.layers)
+    for (const PackedMatrix* m : {&l.i, &l.f, &l.g, &l.o, &l.gate, &l.down})
+      scales.push_back(m->scale);
+  scales.push_back(model.head.scale);
+  return {model.path, model.config, fingerprint(model, scales)};
+}
+
+ModelIdentity identity(const TiledModel& model) {
+  std::vector<float> scales;
+  for (const TiledLayer& l : model.layers)
+    for (const TileMatrix* m : {&l.i, &l.f, &l.g, &l.o, &l.p, &l.down}) scales.push_back(m->scale);
+  scales.push_back(model.head.scale);
+  return {model.base.path, model.base.config, fingerprint(model.base, scales)};
+}
+
+void write_session(const std::filesystem::path& path, const ModelIdentity& model,
                    const SessionState& state, std::span<const float> logits,
                    std::span<const std::int32_t> tokens) {
   const std::span<const float> h(state.h.data(), static_cast<std::size_t>(state.h.size()));
@@ -93,12 +109,12 @@ void write_session(const std::filesystem::path& path, const TiledModel& model,
       TensorToWrite{"tokens", DType::i32, {static_cast<idx>(tokens.size())}, tokens.data()}};
   write_safetensors(path, tensors,
                     {{"format", kKind},
-                     {"model", hex(fingerprint(model))},
+                     {"model", hex(model.fingerprint)},
                      {"data", hex(data_hash(h, logits, tokens))}});
 }
 
-SavedSession read_session(const std::filesystem::path& path, const TiledModel& model) {
-  const MatmulFreeConfig& c = model.base.config;
+SavedSession read_session(const std::filesystem::path& path, const ModelIdentity& model) {
+  const MatmulFreeConfig& c = model.config;
   const SafetensorsFile file(path);
   const std::string kind = metadata(file, "format");
   if (kind != kKind)
@@ -106,11 +122,11 @@ SavedSession read_session(const std::filesystem::path& path, const TiledModel& m
                                         "--save-state writes it",
                                         file.path(), kind, kKind));
   const std::string made_by = metadata(file, "model");
-  const std::string ours = hex(fingerprint(model));
+  const std::string ours = hex(model.fingerprint);
   if (made_by != ours)
     fail(ErrorKind::config,
          fmt::format("{}: the state belongs to another model (fingerprint {}), expected {} of {}",
-                     file.path(), made_by, ours, model.base.path));
+                     file.path(), made_by, ours, model.path));
   SavedSession s{SessionState(c), {}, {}};
   const std::array state_shape = {s.state.layers, s.state.width};
   const std::array logits_shape = {c.vocab_size};

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "mmfree/model/matmulfree_infer.h"
@@ -18,17 +19,24 @@ struct SavedSession {
   std::vector<std::int32_t> tokens;  // (T) all tokens fed, T >= 1
 };
 
-// 64 bits of the configuration's shape, gains and scales: equal for the run directory and every
-// GGUF file made from it, different for any other training step.
-std::uint64_t fingerprint(const TiledModel& model);
+// What a state belongs to. fingerprint: 64 bits of the configuration's shape, gains and scales,
+// equal for the run directory and every GGUF file made from it, different for any other training
+// step.
+struct ModelIdentity {
+  std::string path;
+  MatmulFreeConfig config;
+  std::uint64_t fingerprint;
+};
+ModelIdentity identity(const PackedModel& model);
+ModelIdentity identity(const TiledModel& model);
 
 // Written whole or not at all.
-void write_session(const std::filesystem::path& path, const TiledModel& model,
+void write_session(const std::filesystem::path& path, const ModelIdentity& model,
                    const SessionState& state, std::span<const float> logits,
                    std::span<const std::int32_t> tokens);
 
 // A format Error names the file and what is wrong with it; a config Error says that it belongs to
 // another model.
-SavedSession read_session(const std::filesystem::path& path, const TiledModel& model);
+SavedSession read_session(const std::filesystem::path& path, const ModelIdentity& model);
 
 }  // namespace mmfree

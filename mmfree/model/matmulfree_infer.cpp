@@ -47,8 +47,10 @@ struct Pass {
   std::span<SessionState* const> sequences;
   const std::uint8_t* mask;  // (R) or null; of one sequence
   const HiddenCapture* hidden;
-  idx hidden_row;   // row 0 in the capture
-  idx first_logit;  // rows [first_logit, R) get logits
+  idx hidden_row;                   // row 0 in the capture
+  idx first_logit;                  // rows [first_logit, R) get logits
+  const float* residual = nullptr;  // (R, D) before block first_layer, or null
+  idx first_layer = 0;
 };
 
 // One thread on its way through the network.
@@ -67,7 +69,7 @@ class Worker {
     embed();
     team_.sync();
     lap(&StageSeconds::embedding);
-    for (std::size_t l = 0; l < p_.model.layers.size(); ++l) {
+    for (auto l = static_cast<std::size_t>(p_.first_layer); l < p_.model.layers.size(); ++l) {
       block(p_.model.base.layers[l], p_.model.layers[l], static_cast<idx>(l));
       if (p_.hidden != nullptr && !p_.hidden->block.empty()) capture(p_.hidden->block[l]);
     }
@@ -80,9 +82,14 @@ class Worker {
 
   void embed() {
     const idx d = config_.hidden_size;
-    for (idx r = team_.begin(rows_); r < team_.end(rows_); ++r)
-      read_as_f32(p_.model.base.embedding, s_.x.data() + r * d,
-                  idx{p_.tokens[static_cast<std::size_t>(r)]} * d, d);
+    for (idx r = team_.begin(rows_); r < team_.end(rows_); ++r) {
+      if (p_.residual != nullptr) {
+        std::copy_n(p_.residual + r * d, d, s_.x.data() + r * d);
+      } else {
+        read_as_f32(p_.model.base.embedding, s_.x.data() + r * d,
+                    idx{p_.tokens[static_cast<std::size_t>(r)]} * d, d);
+      }
+    }
     if (p_.hidden == nullptr) return;
     team_.sync();
     capture(p_.hidden->embedding);
@@ -413,7 +420,11 @@ void forward(const Ctx& ctx, const TiledModel& model, const ForwardCall& call, S
                    .mask = call.mask == nullptr ? nullptr : call.mask + begin,
                    .hidden = call.hidden,
                    .hidden_row = begin,
-                   .first_logit = first_logit});
+                   .first_logit = first_logit,
+                   .residual = call.residual == nullptr
+                                   ? nullptr
+                                   : call.residual + begin * model.base.config.hidden_size,
+                   .first_layer = call.first_layer});
     if (first_logit < rows && call.sink)
       call.sink(begin + first_logit, rows - first_logit, s.logits.data());
   }

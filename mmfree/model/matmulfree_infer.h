@@ -88,6 +88,10 @@ struct ForwardCall {
   // memory is reused.
   std::function<void(idx first, idx rows, const float* logits)> sink;
   const HiddenCapture* hidden = nullptr;
+  // Where another device has done the first blocks: begin with block `first_layer` and this
+  // residual stream (T, D); the tokens' ids are not looked at. Null: begin with the embedding.
+  const float* residual = nullptr;
+  idx first_layer = 0;
 };
 
 // Advances the state by the tokens. Nothing is allocated.

@@ -19,6 +19,7 @@
 #include "tests/support/compare.h"
 #include "tests/support/golden.h"
 #include "tests/support/network_tensors.h"
+#include "tests/support/random_model.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/temp_dir.h"
 
@@ -112,15 +113,7 @@ void write_random_model(const std::filesystem::path& path, DType dtype = DType::
   c.num_heads = 4;
   c.intermediate_size = 320;
   c.tie_word_embeddings = tied;
-  Network net(c);
-  initialize_params(net.table, c, 5, net.values.data());
-  test::Random random(17);
-  for (const ParamInfo& p : net.table)
-    if (p.init == ParamInit::ones || p.init == ParamInit::zeros) {
-      const std::vector<float> v = random.normals(p.size(), 0.2, p.init == ParamInit::ones ? 1 : 0);
-      std::copy(v.begin(), v.end(), net.values.data() + p.offset);
-    }
-  save_network(net, path, dtype);
+  test::write_random_model(path, c, dtype);
 }
 
 Ids random_ids(idx batch, idx length, idx vocab) {
