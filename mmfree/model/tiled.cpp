@@ -79,6 +79,35 @@ void fill(const Ctx& ctx, const PackedMatrix& from, idx first, TileMatrix& w) {
   });
 }
 
+// Random codes, a third each and the same in every format: 20 of them from the 64 bits with number
+// `first` and those that follow. Returns the number after the last.
+std::uint64_t fill_random(const Ctx& ctx, std::uint64_t seed, std::uint64_t first, TileMatrix& w) {
+  constexpr idx kCodes = 20;
+  // The five digits of one of 243, drawn with 16 bits: off from uniform by less than one in 200.
+  std::int8_t digits[243][5];
+  for (int n = 0; n < 243; ++n)
+    for (int p = 0, rest = n; p < 5; ++p, rest /= 3)
+      digits[n][p] = static_cast<std::int8_t>(rest % 3 - 1);
+  const idx draws = (w.in + kCodes - 1) / kCodes;
+  auto* blocks = const_cast<std::uint8_t*>(w.blocks);
+  parallel_for(ctx, tile_blocks(w.out), 1, [&](idx begin, idx end) {
+    Buffer<std::int8_t> codes(draws * kCodes);
+    for (idx o = begin * kBlockOutputs; o < end * kBlockOutputs; ++o) {
+      if (o >= w.out) std::fill(codes.begin(), codes.end(), std::int8_t{0});
+      for (idx k = 0; o < w.out && k < draws; ++k) {
+        const std::uint64_t bits =
+            random_bits(seed, 1, first + static_cast<std::uint64_t>(o * draws + k));
+        for (idx b = 0; b < 4; ++b)
+          std::copy_n(digits[(bits >> (16 * b) & 0xffffU) * 243 >> 16], 5,
+                      codes.data() + k * kCodes + 5 * b);
+      }
+      pack_tile_lane(w.format, codes.data(), w.in, o % kBlockOutputs,
+                     blocks + o / kBlockOutputs * w.block_stride);
+    }
+  });
+  return first + static_cast<std::uint64_t>(w.out * draws);
+}
+
 // Lets go of the memory that holds the rows.
 void drop(PackedModel& m, const std::byte* rows) {
   for (std::size_t i = 0; i < m.matrices.size(); ++i)
@@ -135,20 +164,11 @@ TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uin
   base.path = "random weights";
   base.config = config;
   lay_out(m, format);
-  // One of 243 (base 3) or of 3^4 spread to two bits each (2 bits), a byte from 16 random bits: off
-  // from uniform by less than one in 200.
-  std::uint8_t byte_of[243];
-  for (int n = 0; n < 243; ++n) {
-    const int spread = n % 3 | n / 3 % 3 << 2 | n / 9 % 3 << 4 | n / 27 % 3 << 6;
-    byte_of[n] = static_cast<std::uint8_t>(m.format == TileFormat::base3 ? n : spread);
-  }
-  parallel_for(ctx, m.tiles.size(), 4096, [&](idx begin, idx end) {
-    for (idx i = begin; i < end; i += 4) {  // the size is a multiple of kStepBytes
-      const std::uint64_t bits = random_bits(seed, 1, static_cast<std::uint64_t>(i));
-      for (idx b = 0; b < 4; ++b)
-        m.tiles[i + b] = byte_of[(bits >> (16 * b) & 0xffffU) * 243 >> 16];
-    }
-  });
+  std::uint64_t first = 0;
+  for (TiledLayer& l : m.layers)
+    for (TileMatrix* w : {&l.i, &l.f, &l.g, &l.o, &l.p, &l.q, &l.down})
+      first = fill_random(ctx, seed, first, *w);
+  fill_random(ctx, seed, first, m.head);
   const idx d = config.hidden_size;
   m.table = Buffer<std::uint16_t>(config.vocab_size * d);
   parallel_for(ctx, m.table.size(), 4096, [&](idx begin, idx end) {

@@ -42,7 +42,8 @@ TiledModel tile_model(const Ctx& ctx, PackedModel model, const Progress& progres
 TiledModel load_model(const Ctx& ctx, const std::filesystem::path& path,
                       const Progress& progress = {}, std::optional<TileFormat> format = {});
 
-// Random ternary weights, a third each, for measurements of any size without a file.
+// Random ternary weights, a third each, for measurements of any size without a file: a pure function
+// of configuration and seed.
 TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uint64_t seed,
                         std::optional<TileFormat> format = {});
 

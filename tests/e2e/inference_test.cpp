@@ -233,6 +233,29 @@ TEST_F(Inference, EveryInstructionSetGivesTheSameBits) {
     }
 }
 
+TEST_F(Inference, LogitsOfRandomWeightsNeedNoModel) {
+  const Arguments base = {"logits", "--random", "--size",         "tiny",  "--vocab-size",
+                          "320",    "--ids",    path("ids.json"), "--out", path("o.safetensors")};
+  const auto with = [&](Arguments more) {
+    more.insert(more.begin(), base.begin(), base.end());
+    return more;
+  };
+  good(with({"--threads", "1"}));
+  const std::string expected = read_text_file(path("o.safetensors"));
+  EXPECT_EQ(SafetensorsFile(path("o.safetensors")).get("logits").shape,
+            (std::vector<idx>{2, 3, 320}));
+  EXPECT_EQ(run(with({"--threads", "2"}), "", RLIM_INFINITY, "scalar").code, 0);
+  EXPECT_TRUE(read_text_file(path("o.safetensors")) == expected);
+  refused(with({path("run")}), "--random");
+  refused(with({"--numerics", "reference"}), "integer");
+  refused(with({"--numerics", "fixed"}), "integer");
+  const std::string ids = path("ids.json"), out = path("o");
+  refused({"logits", "--random", "--ids", ids, "--out", out}, "--size");
+  refused({"logits", "--ids", ids, "--out", out}, "MODEL");
+  refused({"logits", path("run"), "--size", "tiny", "--ids", ids, "--out", out}, "--random");
+  refused({"logits", "--random", "--size", "huge", "--ids", ids, "--out", out}, "huge");
+}
+
 TEST_F(Inference, BadIdsFilesAreRefusedByRowAndPosition) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {R"({"input_ids": [[1, 2], [3, 320]]})",
