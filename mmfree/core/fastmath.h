@@ -14,6 +14,21 @@
 namespace mmfree {
 namespace {
 
+MMFREE_EVERYWHERE inline std::int32_t bits_of(float x) {
+#ifdef __CUDA_ARCH__
+  return __float_as_int(x);
+#else
+  return __builtin_bit_cast(std::int32_t, x);
+#endif
+}
+MMFREE_EVERYWHERE inline float float_of(std::uint32_t bits) {
+#ifdef __CUDA_ARCH__
+  return __uint_as_float(bits);
+#else
+  return __builtin_bit_cast(float, bits);
+#endif
+}
+
 // x limited to [-87, 88], as integers: floats of one sign are ordered like their bits. Written with
 // float comparisons the compiler splits the loop by cases and evaluates the constant ones for all
 // lanes, and multiplying by the tiny constant sigmoid(-88) costs a microcode assist in each: 10
@@ -21,9 +36,9 @@ namespace {
 MMFREE_EVERYWHERE inline float clamp_exponent(float x) {
   constexpr std::int32_t kHigh = 0x42b00000;   // 88.0F
   constexpr std::uint32_t kLow = 0xc2ae0000U;  // -87.0F; larger unsigned = more negative
-  const auto bits = __builtin_bit_cast(std::int32_t, x);
+  const std::int32_t bits = bits_of(x);
   const auto high = static_cast<std::uint32_t>(bits < kHigh ? bits : kHigh);
-  return __builtin_bit_cast(float, high < kLow ? high : kLow);
+  return float_of(high < kLow ? high : kLow);
 }
 
 // e^x within 2 ulp for x in [-87, 88]; clamped outside (1.6e-38 and 1.7e38).
@@ -31,7 +46,7 @@ MMFREE_EVERYWHERE inline float exp_f32(float x) {
   x = clamp_exponent(x);
   // n = round(x / ln 2): adding 1.5 * 2^23 leaves the rounded integer in the low mantissa bits.
   const float shifted = x * 1.44269504088896341F + 12582912.0F;
-  const std::int32_t n = __builtin_bit_cast(std::int32_t, shifted) - 0x4b400000;
+  const std::int32_t n = bits_of(shifted) - 0x4b400000;
   const float r = shifted - 12582912.0F;
   // ln 2 in two parts, the first with few bits so that its product with r is exact.
   float f = x - r * 0.693359375F;
@@ -44,45 +59,44 @@ MMFREE_EVERYWHERE inline float exp_f32(float x) {
   p = p * f + 1.6666665459e-1F;
   p = p * f + 5.0000001201e-1F;
   const float y = p * (f * f) + f + 1.0F;
-  return y * __builtin_bit_cast(float, (n + 127) << 23);
+  return y * float_of(static_cast<std::uint32_t>(n + 127) << 23);
 }
 
 MMFREE_EVERYWHERE inline float sigmoid_f32(float x) {
   return 1.0F / (1.0F + exp_f32(-x));
 }
 
-// The canonical reduction, made for many processors at once: each chunk of 128 terms is summed in
-// 16 interleaved parts, the chunks' parts are added in order, a fixed tree joins the 16.
-constexpr int kLanes = 16;
-constexpr idx kSumChunk = 128;
+// The canonical reduction: 512 interleaved partial sums, then a fixed tree, within groups of 32
+// first. Many independent sums, because that is short on every machine: vector units keep them in
+// the first-level cache, a GPU has a thread for each and a warp for each group.
+constexpr idx kSumLanes = 512;
+constexpr idx kSumGroup = 32;
 
-inline float sum_lanes(const float* a) {
-  float s[kLanes / 2];
-  for (int l = 0; l < 8; ++l) s[l] = a[l] + a[l + 8];
-  for (int l = 0; l < 4; ++l) s[l] = s[l] + s[l + 4];
-  for (int l = 0; l < 2; ++l) s[l] = s[l] + s[l + 2];
-  return s[0] + s[1];
+template <int kHalf>
+inline void fold(float* a) {
+  for (int l = 0; l < kHalf; ++l) a[l] += a[l + kHalf];
+  if constexpr (kHalf > 1) fold<kHalf / 2>(a);
 }
 
 // Sum over k of term(k), k in [0, n).
 template <class F>
 inline float canonical_sum(idx n, const F& term) {
-  float total[kLanes] = {};
-  idx k = 0;
-  for (; k + kSumChunk <= n; k += kSumChunk) {
-    float acc[kLanes] = {};
-    for (idx j = k; j < k + kSumChunk; j += kLanes)
-      for (int l = 0; l < kLanes; ++l) acc[l] += term(j + l);
-    for (int l = 0; l < kLanes; ++l) total[l] += acc[l];
+  alignas(64) float acc[kSumLanes];
+  const idx lanes = n < kSumLanes ? n : kSumLanes;
+  const idx groups = (lanes + kSumGroup - 1) / kSumGroup;
+  for (idx l = 0; l < lanes; ++l) acc[l] = term(l);
+  for (idx l = lanes; l < groups * kSumGroup; ++l) acc[l] = 0;
+  idx k = kSumLanes;
+  for (; k + kSumLanes <= n; k += kSumLanes)
+    for (idx l = 0; l < kSumLanes; ++l) acc[l] += term(k + l);
+  for (idx l = 0; k + l < n; ++l) acc[l] += term(k + l);
+  float top[kSumLanes / kSumGroup] = {};
+  for (idx g = 0; g < groups; ++g) {
+    fold<kSumGroup / 2>(acc + g * kSumGroup);
+    top[g] = acc[g * kSumGroup];
   }
-  if (k < n) {
-    float acc[kLanes] = {};
-    for (; k + kLanes <= n; k += kLanes)
-      for (int l = 0; l < kLanes; ++l) acc[l] += term(k + l);
-    for (int l = 0; k + l < n; ++l) acc[l] += term(k + l);
-    for (int l = 0; l < kLanes; ++l) total[l] += acc[l];
-  }
-  return sum_lanes(total);
+  fold<kSumLanes / kSumGroup / 2>(top);
+  return top[0];
 }
 
 // Largest term(k), n >= 1. Compared as integers (bits reordered so that signed order is float
@@ -91,11 +105,11 @@ template <class F>
 inline float canonical_max(idx n, const F& term) {
   std::int32_t largest = INT32_MIN;
   for (idx k = 0; k < n; ++k) {
-    const auto bits = __builtin_bit_cast(std::int32_t, term(k));
+    const std::int32_t bits = bits_of(term(k));
     const std::int32_t ordered = bits ^ ((bits >> 31) & 0x7fffffff);
     largest = ordered > largest ? ordered : largest;
   }
-  return __builtin_bit_cast(float, largest ^ ((largest >> 31) & 0x7fffffff));
+  return float_of(static_cast<std::uint32_t>(largest ^ ((largest >> 31) & 0x7fffffff)));
 }
 
 inline float reciprocal_rms(float sum_of_squares, idx n, float eps) {

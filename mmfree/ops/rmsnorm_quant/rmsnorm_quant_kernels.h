@@ -72,10 +72,12 @@ inline void forward_row(const RmsnormQuant& a, idx r) {
     rstd0 = reciprocal_rms(canonical_sum(n, [=](idx k) { return x[k] * x[k]; }), n, a.outer_eps);
     if (a.outer_rstd != nullptr) a.outer_rstd[r] = rstd0;
   }
-  const float squares = canonical_sum(n, [=](idx k) {
-    const float u = kOuter ? x[k] * rstd0 * outer[k] : x[k];
-    return u * u;
+  // sum u^2 = rstd0^2 sum (x outer)^2, which need not wait for rstd0.
+  float squares = canonical_sum(n, [=](idx k) {
+    const float v = kOuter ? x[k] * outer[k] : x[k];
+    return v * v;
   });
+  if (kOuter) squares = squares * rstd0 * rstd0;
   const float rstd1 = reciprocal_rms(squares, n, kInnerEps);
   if (a.inner_rstd != nullptr) a.inner_rstd[r] = rstd1;
   const float poison =
