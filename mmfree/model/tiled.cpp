@@ -16,12 +16,13 @@ namespace {
 
 // Hands out places in the one block of memory; without memory it only counts.
 struct Arena {
-  TileFormat format;
+  const Layout& layout;
   std::uint8_t* memory = nullptr;
   idx used = 0;
 
   // Matrices (out, in) whose blocks take turns.
   void place(std::initializer_list<TileMatrix*> group, idx out, idx in) {
+    const TileFormat format = layout.of(in);
     const idx bytes = tile_block_bytes(format, in);
     const idx stride = bytes * static_cast<idx>(group.size());
     idx offset = used;
@@ -47,17 +48,20 @@ void place_all(TiledModel& m, Arena& arena) {
   arena.place({&m.head}, c.vocab_size, d);
 }
 
-// Sets the format and gives every matrix its place.
-void lay_out(TiledModel& m, std::optional<TileFormat> format) {
-  const MatmulFreeConfig& c = m.base.config;
+void require_widths(const std::string& path, const MatmulFreeConfig& c) {
   const idx widest = std::max({c.hidden_size, c.mixer_width(), c.mlp_width()});
   if (widest > kMaxTileInputs)
-    fail(ErrorKind::config, fmt::format("{}: a matrix has {} columns, expected at most {}",
-                                        m.base.path, widest, kMaxTileInputs));
+    fail(ErrorKind::config, fmt::format("{}: a matrix has {} columns, expected at most {}", path,
+                                        widest, kMaxTileInputs));
+}
+
+// Gives every matrix its place.
+void lay_out(TiledModel& m, Layout layout) {
+  const MatmulFreeConfig& c = m.base.config;
   m.layers.resize(static_cast<std::size_t>(c.num_hidden_layers));
-  m.format = format ? *format : chosen_format(c);
-  m.tiles = Buffer<std::uint8_t>(static_cast<idx>(matrix_bytes(c, m.format)));
-  Arena arena{m.format, m.tiles.data()};
+  m.layout = std::move(layout);
+  m.tiles = Buffer<std::uint8_t>(static_cast<idx>(matrix_bytes(c, m.layout)));
+  Arena arena{m.layout, m.tiles.data()};
   place_all(m, arena);
 }
 
@@ -123,7 +127,8 @@ TiledModel tile_model(const Ctx& ctx, PackedModel model, const Progress& progres
                       std::optional<TileFormat> format) {
   TiledModel m;
   m.base = std::move(model);
-  lay_out(m, format);
+  require_widths(m.base.path, m.base.config);
+  lay_out(m, choose_layout(ctx, m.base.config, format));
   const auto total = static_cast<std::uint64_t>(m.tiles.size());
   std::uint64_t done = 0;
   const auto take = [&](PackedMatrix& from, std::initializer_list<TileMatrix*> to) {
@@ -131,7 +136,7 @@ TiledModel tile_model(const Ctx& ctx, PackedModel model, const Progress& progres
     for (TileMatrix* w : to) {
       fill(ctx, from, first, *w);
       first += w->out;
-      done += static_cast<std::uint64_t>(tile_blocks(w->out) * tile_block_bytes(m.format, w->in));
+      done += static_cast<std::uint64_t>(tile_blocks(w->out) * tile_block_bytes(w->format, w->in));
     }
     drop(m.base, from.rows);
     from = {};
@@ -159,11 +164,17 @@ TiledModel load_model(const Ctx& ctx, const std::filesystem::path& path, const P
 
 TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uint64_t seed,
                         std::optional<TileFormat> format) {
+  require_widths("random weights", config);
+  return random_model(ctx, config, seed, choose_layout(ctx, config, format));
+}
+
+TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uint64_t seed,
+                        Layout layout) {
   TiledModel m;
   PackedModel& base = m.base;
   base.path = "random weights";
   base.config = config;
-  lay_out(m, format);
+  lay_out(m, std::move(layout));
   std::uint64_t first = 0;
   for (TiledLayer& l : m.layers)
     for (TileMatrix* w : {&l.i, &l.f, &l.g, &l.o, &l.p, &l.q, &l.down})
@@ -217,17 +228,13 @@ TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uin
   return m;
 }
 
-std::size_t matrix_bytes(const MatmulFreeConfig& config, TileFormat format) {
+std::size_t matrix_bytes(const MatmulFreeConfig& config, const Layout& layout) {
   TiledModel m;
   m.base.config = config;
   m.layers.resize(static_cast<std::size_t>(config.num_hidden_layers));
-  Arena count{format};
+  Arena count{layout};
   place_all(m, count);
   return static_cast<std::size_t>(count.used);
-}
-
-TileFormat chosen_format(const MatmulFreeConfig& config) {
-  return preferred_tile_format(static_cast<idx>(matrix_bytes(config, TileFormat::two_bit)));
 }
 
 std::size_t matrix_bytes(const TiledModel& m) {

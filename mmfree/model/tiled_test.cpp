@@ -65,5 +65,42 @@ TEST(RandomModel, HoldsAThirdOfEachCodeAndNoMatrixTwice) {
   EXPECT_NE(0, std::memcmp(model.layers[0].i.blocks, model.layers[0].f.blocks, 64));
 }
 
+TEST(Layout, IsMeasuredForEveryWidthUnlessForced) {
+  const MatmulFreeConfig c = odd_config();
+  const Layout measured = measure_layout(Ctx{2}, c);
+  std::vector<idx> widths;
+  for (const WidthLayout& w : measured.widths) {
+    widths.push_back(w.in);
+    EXPECT_GT(w.base3_macs_per_s, 1e6);
+    EXPECT_GT(w.two_bit_macs_per_s, 1e6);
+    const double worth = measured.from_cache ? 1.0 : 1.1;
+    EXPECT_EQ(w.format == TileFormat::two_bit, w.two_bit_macs_per_s > worth * w.base3_macs_per_s);
+  }
+  EXPECT_EQ(widths, (std::vector<idx>{132, c.mlp_width()}));
+  EXPECT_GT(measured.seconds, 0);
+  for (const TileFormat format : kFormats) {
+    const TiledModel model = random_model(Ctx{1}, c, 7, format);
+    for (const WidthLayout& w : model.layout.widths) EXPECT_EQ(w.format, format);
+    EXPECT_EQ(model.layers[0].i.format, format);
+    EXPECT_EQ(model.layers[1].down.format, format);
+    EXPECT_EQ(model.head.format, format);
+  }
+}
+
+// One width in each layout.
+TEST(Layout, MayDifferByWidthAndKeepsTheBits) {
+  const MatmulFreeConfig c = odd_config();
+  Layout mixed = forced_layout(c, TileFormat::base3);
+  mixed.widths[1].format = TileFormat::two_bit;
+  ASSERT_EQ(mixed.widths[1].in, c.mlp_width());
+  const Ctx one{1};
+  const TiledModel model = random_model(one, c, 7, mixed);
+  EXPECT_EQ(model.layers[0].i.format, TileFormat::base3);
+  EXPECT_EQ(model.layers[0].down.format, TileFormat::two_bit);
+  EXPECT_EQ(matrix_bytes(model), matrix_bytes(c, mixed));
+  EXPECT_TRUE(same_bits(logits_of(one, model, 9),
+                        logits_of(one, random_model(one, c, 7, TileFormat::two_bit), 9)));
+}
+
 }  // namespace
 }  // namespace mmfree
