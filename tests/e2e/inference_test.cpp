@@ -409,29 +409,29 @@ TEST_F(Inference, ASavedStateGoesOnAsIfNothingHadHappened) {
 }
 
 TEST_F(Inference, BenchReportsWhatItMeasured) {
-  for (const char* what : {"decode", "prefill"})
-    for (const char* layout : {"auto", "base3", "two_bit"}) {
-      const json j = json::parse(
-          good({"bench", what, "--random", "--size", "tiny", "--vocab-size", "320", "--tokens", "8",
-                "--rounds", "1", "--layout", layout, "--threads", "2", "--json"}));
-      double stages = 0;
-      for (const json& share : j.at("stages")) stages += share.get<double>();
-      EXPECT_NEAR(stages, 1, 1e-6);
-      const json& roofline = j.at("roofline");
-      EXPECT_EQ(roofline.at("read_gb_per_s_by_threads").at("2"), roofline.at("read_gb_per_s"));
-      EXPECT_GT(roofline.at("read_gb_per_s_by_threads").at("1"), 0);
-      const json& choice = j.at("model").at("layout_choice");
-      const bool forced = std::string(layout) != "auto";
-      EXPECT_EQ(choice.at("chosen_by") == "option", forced);
-      for (const json& width : choice.at("widths")) {
-        EXPECT_EQ(width.at("base3_gmac_per_s").is_null(), forced);
-        if (forced) {
-          EXPECT_EQ(width.at("layout"), layout);
-        }
+  using Run = std::pair<const char*, const char*>;
+  for (const auto& [what, layout] : {Run{"decode", "auto"}, Run{"prefill", "base3"}}) {
+    const json j = json::parse(
+        good({"bench", what, "--random", "--size", "tiny", "--vocab-size", "320", "--tokens", "8",
+              "--rounds", "1", "--layout", layout, "--threads", "2", "--json"}));
+    double stages = 0;
+    for (const json& share : j.at("stages")) stages += share.get<double>();
+    EXPECT_NEAR(stages, 1, 1e-6);
+    const json& roofline = j.at("roofline");
+    EXPECT_EQ(roofline.at("read_gb_per_s_by_threads").at("2"), roofline.at("read_gb_per_s"));
+    EXPECT_GT(roofline.at("read_gb_per_s_by_threads").at("1"), 0);
+    const json& choice = j.at("model").at("layout_choice");
+    const bool forced = std::string(layout) != "auto";
+    EXPECT_EQ(choice.at("chosen_by") == "option", forced);
+    for (const json& width : choice.at("widths")) {
+      EXPECT_EQ(width.at("base3_gmac_per_s").is_null(), forced);
+      if (forced) {
+        EXPECT_EQ(width.at("layout"), layout);
       }
-      for (const char* key : {"tokens_per_s", "gb_per_s", "roofline_share", "peak_rss_bytes"})
-        EXPECT_GT(j.at(key), 0) << key;
     }
+    for (const char* key : {"tokens_per_s", "gb_per_s", "roofline_share", "peak_rss_bytes"})
+      EXPECT_GT(j.at(key), 0) << key;
+  }
 }
 
 TEST_F(Inference, BenchStreamCountsEveryToken) {
