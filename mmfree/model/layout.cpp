@@ -21,7 +21,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-constexpr double kWorth = 1.1;                       // how much faster from memory 2 bits must be
+constexpr double kWorth = 1.25;                      // how much faster from memory 2 bits must be
 constexpr idx kColdBytes = idx{8} << 20;             // read per measurement from memory
 constexpr double kShortest = 3e-4, kLongest = 4e-3;  // seconds of one measurement
 constexpr int kRounds = 3;

@@ -31,7 +31,7 @@ Layout forced_layout(const MatmulFreeConfig& config, TileFormat format);
 // at most half of the last cache at 2 bits is timed on memory of its own size, gone through before;
 // a larger one on memory that has just been evicted from all caches, since each token reads it
 // anew. 2 bits, which take a quarter more memory, are chosen where they are faster; in a large
-// model, by a tenth.
+// model, by a quarter.
 Layout measure_layout(const Ctx& ctx, const MatmulFreeConfig& config);
 
 // forced_layout where a format is given.
