@@ -21,4 +21,4 @@ bench decode_2.7b_one_thread decode --random --size 2.7b --threads 1
 bench batch_1.3b batch --random --size 1.3b --threads "$threads" --rounds 5
 bench batch_2.7b batch --random --size 2.7b --threads "$threads" --rounds 5 --batch 1,2,4
 bench ops_1.3b ops --size 1.3b --threads "$threads" --rounds 3
-bench stream_30m stream --random --size 30m --threads "$threads" --tokens 1000000
+bench stream_tiny stream --random --size tiny --threads "$threads" --tokens 1000000

@@ -58,8 +58,13 @@ struct Machine {
     read.push_back(probe.read(ctx));
     int8.push_back(int8_ops_per_s(ctx));
   }
-  Json json() const {
+  Json json() {
+    Json by_threads = Json::object();  // with fewer threads: a single reading each
+    for (int n = 1; n < ctx.threads; n *= 2)
+      by_threads[std::to_string(n)] = probe.read(Ctx{n}) / 1e9;
+    by_threads[std::to_string(ctx.threads)] = median(read) / 1e9;
     return {{"read_gb_per_s", median(read) / 1e9},
+            {"read_gb_per_s_by_threads", by_threads},
             {"int8_gops", median(int8) / 1e9},
             {"f32_gflops", f32_ops_per_s(ctx) / 1e9}};
   }
@@ -80,6 +85,29 @@ idx ternary_weights(const MatmulFreeConfig& c, bool with_head) {
   return c.num_hidden_layers * layer + (with_head ? d * c.vocab_size : 0);
 }
 
+// base3, two_bit, or base3+two_bit where it differs by width.
+std::string layout_name(const Layout& l) {
+  bool used[2] = {};
+  for (const WidthLayout& w : l.widths) used[w.format == TileFormat::two_bit] = true;
+  return used[0] && used[1] ? "base3+two_bit" : used[0] ? "base3" : "two_bit";
+}
+
+Json layout_json(const Layout& l) {
+  Json widths = Json::array();
+  const auto rate = [](double macs) { return macs > 0 ? Json(macs / 1e9) : Json(nullptr); };
+  for (const WidthLayout& w : l.widths)
+    widths.push_back({{"in", w.in},
+                      {"layout", tile_format_name(w.format)},
+                      {"base3_gmac_per_s", rate(w.base3_macs_per_s)},
+                      {"two_bit_gmac_per_s", rate(w.two_bit_macs_per_s)}});
+  const bool forced = l.seconds == 0;
+  return {{"chosen_by", forced         ? "option"
+                        : l.from_cache ? "speed from cache"
+                                       : "speed from memory"},
+          {"seconds", l.seconds},
+          {"widths", widths}};
+}
+
 Json model_json(const TiledModel& m, const Options& o) {
   const MatmulFreeConfig& c = m.base.config;
   return {{"source", o.random ? "random weights" : m.base.path},
@@ -89,7 +117,8 @@ Json model_json(const TiledModel& m, const Options& o) {
           {"mlp_width", c.mlp_width()},
           {"vocab_size", c.vocab_size},
           {"ternary_weights", ternary_weights(c, true)},
-          {"layout", tile_format_name(m.format)},
+          {"layout", layout_name(m.layout)},
+          {"layout_choice", layout_json(m.layout)},
           {"matrix_bytes", matrix_bytes(m)}};
 }
 
@@ -164,9 +193,16 @@ void print_roofline(const Json& r) {
              r["f32_gflops"].get<double>());
 }
 
+void print_stages(const Json& stages) {
+  fmt::print("  time      ");
+  for (const auto& [name, value] : stages.items())
+    fmt::print("{} {:.1f} %  ", name, 100 * value.get<double>());
+  fmt::print("\n");
+}
+
 void print_model(const TiledModel& m, const Ctx& ctx, double load_s) {
   fmt::print("  model     {}, {:.1f} MB of matrices ({}), {} threads, {}; ready in {:.2f} s\n",
-             m.base.path, static_cast<double>(matrix_bytes(m)) / 1e6, tile_format_name(m.format),
+             m.base.path, static_cast<double>(matrix_bytes(m)) / 1e6, layout_name(m.layout),
              ctx.threads, isa_name(active_isa()), load_s);
 }
 
@@ -219,10 +255,8 @@ int bench_decode(const Ctx& ctx, const Options& o) {
     print_roofline(roofline);
     fmt::print("  weights   {:.1f} GB/s: {:.0f} % of the read bandwidth\n", bytes_per_s / 1e9,
                100 * share);
-    fmt::print("  time      ");
-    for (const auto& [name, value] : j["stages"].items())
-      fmt::print("{} {:.1f} %  ", name, 100 * value.get<double>());
-    fmt::print("\n  memory    {:.1f} MB at most\n", static_cast<double>(peak) / 1e6);
+    print_stages(j["stages"]);
+    fmt::print("  memory    {:.1f} MB at most\n", static_cast<double>(peak) / 1e6);
     if (m.joules) fmt::print("  energy    {:.3f} J a token (whole packages)\n", *m.joules);
   }
   finish(j, others, o);
@@ -245,6 +279,15 @@ int bench_prefill(const Ctx& ctx, const Options& o) {
     session.prefill(ids);
   });
   const Json roofline = machine.json();
+  StageSeconds stages;
+  {
+    InferScratch scratch(c, kPrefillRows, 1, ctx.threads);
+    scratch.stages = &stages;
+    SessionState state(c);
+    ForwardCall call;
+    call.tokens = ids;
+    forward(ctx, model, call, state, scratch);
+  }
   // The head works for the last token only.
   const double ops =
       2.0 * (static_cast<double>(ternary_weights(c, false)) * static_cast<double>(o.tokens) +
@@ -264,6 +307,7 @@ int bench_prefill(const Ctx& ctx, const Options& o) {
             {"roofline", roofline},
             {"bound", "int8"},
             {"roofline_share", share},
+            {"stages", stages_json(stages)},
             {"peak_rss_bytes", peak},
             {"load_s", load_s},
             {"joules_per_token", optional_json(m.joules, 1.0 / static_cast<double>(o.tokens))}};
@@ -273,6 +317,7 @@ int bench_prefill(const Ctx& ctx, const Options& o) {
     fmt::print("  speed     {:.1f} tokens/s, {:.1f} ms\n", rate, m.seconds * 1e3);
     print_roofline(roofline);
     fmt::print("  products  {:.0f} GOP/s: {:.0f} % of the int8 peak\n", gops, 100 * share);
+    print_stages(j["stages"]);
     fmt::print("  memory    {:.1f} MB at most\n", static_cast<double>(peak) / 1e6);
   }
   finish(j, others, o);

@@ -100,7 +100,8 @@ Summary summarize(const PackedModel& model, const std::vector<TensorRow>& tensor
   }
   for (const TensorRow& t : tensors) s.file_bytes += t.bytes;
   s.weights = weight_bytes(model);
-  s.memory = matrix_bytes(model.config, chosen_format(model.config)) + model.embedding.bytes +
+  const Layout layout = measure_layout(Ctx{default_threads()}, model.config);
+  s.memory = matrix_bytes(model.config, layout) + model.embedding.bytes +
              static_cast<std::size_t>(model.gains.size() + model.bounds.size()) * sizeof(float);
   s.state = state_bytes(model.config);
   s.scratch = scratch_bytes(InferScratch(model.config, kPrefillRows, 1, default_threads()));

@@ -148,13 +148,24 @@ Rounding reference_rounding(const std::string& dtype, const LatentModel& model) 
 }  // namespace
 
 int cmd_logits(Args args) {
-  std::string model_path, ids_path, out_path, numerics = "integer", reference_dtype;
+  std::string model_path, ids_path, out_path, numerics = "integer", reference_dtype, size;
+  idx vocab = 32000;
+  bool random = false;
   Wanted wanted;
   Ctx ctx;
   CLI::App app(
       "Computes logits, and optionally hidden states and recurrent states, for given token ids",
       "mmfree logits");
-  app.add_option("MODEL", model_path, "run directory or GGUF file")->required();
+  CLI::Option* model_option = app.add_option("MODEL", model_path, "run directory or GGUF file");
+  CLI::Option* random_option =
+      app.add_flag("--random", random, "random weights instead of a model, the ones of bench")
+          ->excludes(model_option);
+  app.add_option("--size", size, "of the random weights: tiny, 8m, 30m, 100m, 370m, 1.3b, 2.7b")
+      ->needs(random_option);
+  app.add_option("--vocab-size", vocab, "of the random weights")
+      ->check(CLI::Range(idx{1}, idx{1} << 24))
+      ->needs(random_option)
+      ->capture_default_str();
   app.add_option("--ids", ids_path,
                  "JSON: {\"input_ids\": [[...], ...]}, optionally \"attention_mask\"")
       ->required();
@@ -176,6 +187,12 @@ int cmd_logits(Args args) {
   if (!parse_options(app, args)) return 0;
   if (!reference_dtype.empty() && numerics != "reference")
     fail(ErrorKind::usage, "logits: --reference-dtype needs --numerics reference");
+  if (random == !model_path.empty() || random == size.empty())
+    fail(ErrorKind::usage, "logits: expected either MODEL or --random --size");
+  if (random && numerics != "integer")
+    fail(ErrorKind::usage,
+         fmt::format("logits: --random has no weights for --numerics {}, expected integer",
+                     numerics));
 
   if (numerics == "reference") {
     const LatentModel model = open_latent(model_path);
@@ -185,7 +202,8 @@ int cmd_logits(Args args) {
     const PackedModel model = load_packed(ctx, model_path);
     run_fixed(ctx, model, read_ids_file(ids_path, model.config.vocab_size), wanted, out_path);
   } else {
-    const TiledModel model = load_with_progress(ctx, model_path);
+    const TiledModel model = random ? random_model(ctx, size_preset(size, vocab), 0)
+                                    : load_with_progress(ctx, model_path);
     const IdsFile in = read_ids_file(ids_path, model.base.config.vocab_size);
     run_integer(ctx, model, in, wanted, out_path);
   }

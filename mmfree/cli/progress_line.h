@@ -9,6 +9,11 @@
 
 namespace mmfree {
 
+// "loading  45.0 %  360.0 of 800.0 MB  720.0 MB/s  0.6 s left"; other units are counted as they
+// are. Without a total: what is done and how fast.
+std::string progress_text(std::string_view label, std::string_view what, std::uint64_t done,
+                          std::uint64_t total, double seconds);
+
 class ProgressLine {
  public:
   explicit ProgressLine(std::string label);
@@ -23,6 +28,7 @@ class ProgressLine {
   std::string label_;
   bool terminal_;
   bool drawn_ = false;
+  std::uint64_t seen_ = 0;
   Clock::time_point start_, last_;
 };
 

@@ -372,7 +372,7 @@ TEST(Infer, BothTileFormatsGiveTheBitsOfThePlainPath) {
     for (const int threads : {1, 2, 5}) {
       const Ctx ctx{threads};
       const TiledModel model = load_model(ctx, dir.path(), {}, format);
-      EXPECT_EQ(model.format, format);
+      EXPECT_EQ(model.layers[1].down.format, format);
       for (const idx rows : {idx{1}, idx{3}, kPrefillRows})
         EXPECT_TRUE(same_bits(run(ctx, model, in, rows).logits, expected))
             << tile_format_name(format) << " " << threads << " threads, chunks of " << rows;

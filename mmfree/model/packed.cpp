@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <exception>
 #include <unordered_set>
@@ -187,7 +188,7 @@ void check_ternary_tensors(const GgufHeader& header, const std::vector<ParamInfo
 }
 
 PackedModel map_ternary(const Ctx& ctx, std::shared_ptr<const GgufFile> file,
-                        const MatmulFreeConfig& config) {
+                        const MatmulFreeConfig& config, const Progress& progress) {
   PackedModel m;
   m.gguf = std::move(file);
   const GgufHeader& header = m.gguf->header();
@@ -216,6 +217,13 @@ PackedModel map_ternary(const Ctx& ctx, std::shared_ptr<const GgufFile> file,
     }
   }
   // Whole matrices are dealt to the threads so that messages count rows from the matrix's first.
+  // This is where a file comes from the disk. Progress is told by one thread, of all threads.
+  const auto bytes_of = [](const PackedMatrix& w) {
+    return static_cast<std::uint64_t>(w.out) * ternary_row_bytes(w.format, w.in);
+  };
+  std::uint64_t bytes = 0;
+  for (const PackedMatrix& w : m.matrices) bytes += w.rows == nullptr ? 0 : bytes_of(w);
+  std::atomic<std::uint64_t> done = 0;
   std::vector<std::exception_ptr> errors(m.table.size());
   parallel_for(ctx, static_cast<idx>(m.table.size()), 1, [&](idx begin, idx end) {
     for (idx k = begin; k < end; ++k) {
@@ -225,6 +233,8 @@ PackedModel map_ternary(const Ctx& ctx, std::shared_ptr<const GgufFile> file,
       try {
         validate_rows(w.format, w.rows, w.out, w.in, float_to_f16(w.scale),
                       m.path + ": tensor " + m.table[i].gguf_name);
+        done += bytes_of(w);
+        if (progress && omp_get_thread_num() == 0) progress("bytes", done, bytes);
       } catch (...) {
         errors[i] = std::current_exception();
       }
@@ -243,7 +253,8 @@ PackedModel load_packed(const Ctx& ctx, const std::filesystem::path& path,
   if (!std::filesystem::is_directory(path)) {
     auto file = std::make_shared<const GgufFile>(path);
     const MatmulFreeConfig config = gguf_config(file->header());
-    if (gguf_is_ternary(file->header(), config)) return map_ternary(ctx, std::move(file), config);
+    if (gguf_is_ternary(file->header(), config))
+      return map_ternary(ctx, std::move(file), config, progress);
   }
   return pack_latent(ctx, open_latent(path), progress);
 }

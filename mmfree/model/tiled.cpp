@@ -16,12 +16,13 @@ namespace {
 
 // Hands out places in the one block of memory; without memory it only counts.
 struct Arena {
-  TileFormat format;
+  const Layout& layout;
   std::uint8_t* memory = nullptr;
   idx used = 0;
 
   // Matrices (out, in) whose blocks take turns.
   void place(std::initializer_list<TileMatrix*> group, idx out, idx in) {
+    const TileFormat format = layout.of(in);
     const idx bytes = tile_block_bytes(format, in);
     const idx stride = bytes * static_cast<idx>(group.size());
     idx offset = used;
@@ -47,17 +48,20 @@ void place_all(TiledModel& m, Arena& arena) {
   arena.place({&m.head}, c.vocab_size, d);
 }
 
-// Sets the format and gives every matrix its place.
-void lay_out(TiledModel& m, std::optional<TileFormat> format) {
-  const MatmulFreeConfig& c = m.base.config;
+void require_widths(const std::string& path, const MatmulFreeConfig& c) {
   const idx widest = std::max({c.hidden_size, c.mixer_width(), c.mlp_width()});
   if (widest > kMaxTileInputs)
-    fail(ErrorKind::config, fmt::format("{}: a matrix has {} columns, expected at most {}",
-                                        m.base.path, widest, kMaxTileInputs));
+    fail(ErrorKind::config, fmt::format("{}: a matrix has {} columns, expected at most {}", path,
+                                        widest, kMaxTileInputs));
+}
+
+// Gives every matrix its place.
+void lay_out(TiledModel& m, Layout layout) {
+  const MatmulFreeConfig& c = m.base.config;
   m.layers.resize(static_cast<std::size_t>(c.num_hidden_layers));
-  m.format = format ? *format : chosen_format(c);
-  m.tiles = Buffer<std::uint8_t>(static_cast<idx>(matrix_bytes(c, m.format)));
-  Arena arena{m.format, m.tiles.data()};
+  m.layout = std::move(layout);
+  m.tiles = Buffer<std::uint8_t>(static_cast<idx>(matrix_bytes(c, m.layout)));
+  Arena arena{m.layout, m.tiles.data()};
   place_all(m, arena);
 }
 
@@ -79,6 +83,35 @@ void fill(const Ctx& ctx, const PackedMatrix& from, idx first, TileMatrix& w) {
   });
 }
 
+// Random codes, a third each and the same in every format: 20 of them from the 64 bits with number
+// `first` and those that follow. Returns the number after the last.
+std::uint64_t fill_random(const Ctx& ctx, std::uint64_t seed, std::uint64_t first, TileMatrix& w) {
+  constexpr idx kCodes = 20;
+  // The five digits of one of 243, drawn with 16 bits: off from uniform by less than one in 200.
+  std::int8_t digits[243][5];
+  for (int n = 0; n < 243; ++n)
+    for (int p = 0, rest = n; p < 5; ++p, rest /= 3)
+      digits[n][p] = static_cast<std::int8_t>(rest % 3 - 1);
+  const idx draws = (w.in + kCodes - 1) / kCodes;
+  auto* blocks = const_cast<std::uint8_t*>(w.blocks);
+  parallel_for(ctx, tile_blocks(w.out), 1, [&](idx begin, idx end) {
+    Buffer<std::int8_t> codes(draws * kCodes);
+    for (idx o = begin * kBlockOutputs; o < end * kBlockOutputs; ++o) {
+      if (o >= w.out) std::fill(codes.begin(), codes.end(), std::int8_t{0});
+      for (idx k = 0; o < w.out && k < draws; ++k) {
+        const std::uint64_t bits =
+            random_bits(seed, 1, first + static_cast<std::uint64_t>(o * draws + k));
+        for (idx b = 0; b < 4; ++b)
+          std::copy_n(digits[(bits >> (16 * b) & 0xffffU) * 243 >> 16], 5,
+                      codes.data() + k * kCodes + 5 * b);
+      }
+      pack_tile_lane(w.format, codes.data(), w.in, o % kBlockOutputs,
+                     blocks + o / kBlockOutputs * w.block_stride);
+    }
+  });
+  return first + static_cast<std::uint64_t>(w.out * draws);
+}
+
 // Lets go of the memory that holds the rows.
 void drop(PackedModel& m, const std::byte* rows) {
   for (std::size_t i = 0; i < m.matrices.size(); ++i)
@@ -94,7 +127,8 @@ TiledModel tile_model(const Ctx& ctx, PackedModel model, const Progress& progres
                       std::optional<TileFormat> format) {
   TiledModel m;
   m.base = std::move(model);
-  lay_out(m, format);
+  require_widths(m.base.path, m.base.config);
+  lay_out(m, choose_layout(ctx, m.base.config, format));
   const auto total = static_cast<std::uint64_t>(m.tiles.size());
   std::uint64_t done = 0;
   const auto take = [&](PackedMatrix& from, std::initializer_list<TileMatrix*> to) {
@@ -102,7 +136,7 @@ TiledModel tile_model(const Ctx& ctx, PackedModel model, const Progress& progres
     for (TileMatrix* w : to) {
       fill(ctx, from, first, *w);
       first += w->out;
-      done += static_cast<std::uint64_t>(tile_blocks(w->out) * tile_block_bytes(m.format, w->in));
+      done += static_cast<std::uint64_t>(tile_blocks(w->out) * tile_block_bytes(w->format, w->in));
     }
     drop(m.base, from.rows);
     from = {};
@@ -130,25 +164,22 @@ TiledModel load_model(const Ctx& ctx, const std::filesystem::path& path, const P
 
 TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uint64_t seed,
                         std::optional<TileFormat> format) {
+  require_widths("random weights", config);
+  return random_model(ctx, config, seed, choose_layout(ctx, config, format));
+}
+
+TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uint64_t seed,
+                        Layout layout) {
   TiledModel m;
   PackedModel& base = m.base;
   base.path = "random weights";
   base.config = config;
-  lay_out(m, format);
-  // One of 243 (base 3) or of 3^4 spread to two bits each (2 bits), a byte from 16 random bits: off
-  // from uniform by less than one in 200.
-  std::uint8_t byte_of[243];
-  for (int n = 0; n < 243; ++n) {
-    const int spread = n % 3 | n / 3 % 3 << 2 | n / 9 % 3 << 4 | n / 27 % 3 << 6;
-    byte_of[n] = static_cast<std::uint8_t>(m.format == TileFormat::base3 ? n : spread);
-  }
-  parallel_for(ctx, m.tiles.size(), 4096, [&](idx begin, idx end) {
-    for (idx i = begin; i < end; i += 4) {  // the size is a multiple of kStepBytes
-      const std::uint64_t bits = random_bits(seed, 1, static_cast<std::uint64_t>(i));
-      for (idx b = 0; b < 4; ++b)
-        m.tiles[i + b] = byte_of[(bits >> (16 * b) & 0xffffU) * 243 >> 16];
-    }
-  });
+  lay_out(m, std::move(layout));
+  std::uint64_t first = 0;
+  for (TiledLayer& l : m.layers)
+    for (TileMatrix* w : {&l.i, &l.f, &l.g, &l.o, &l.p, &l.q, &l.down})
+      first = fill_random(ctx, seed, first, *w);
+  fill_random(ctx, seed, first, m.head);
   const idx d = config.hidden_size;
   m.table = Buffer<std::uint16_t>(config.vocab_size * d);
   parallel_for(ctx, m.table.size(), 4096, [&](idx begin, idx end) {
@@ -197,17 +228,13 @@ TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uin
   return m;
 }
 
-std::size_t matrix_bytes(const MatmulFreeConfig& config, TileFormat format) {
+std::size_t matrix_bytes(const MatmulFreeConfig& config, const Layout& layout) {
   TiledModel m;
   m.base.config = config;
   m.layers.resize(static_cast<std::size_t>(config.num_hidden_layers));
-  Arena count{format};
+  Arena count{layout};
   place_all(m, count);
   return static_cast<std::size_t>(count.used);
-}
-
-TileFormat chosen_format(const MatmulFreeConfig& config) {
-  return preferred_tile_format(static_cast<idx>(matrix_bytes(config, TileFormat::two_bit)));
 }
 
 std::size_t matrix_bytes(const TiledModel& m) {

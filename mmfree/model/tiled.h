@@ -11,6 +11,7 @@
 #include "mmfree/core/buffer.h"
 #include "mmfree/core/parallel.h"
 #include "mmfree/core/progress.h"
+#include "mmfree/model/layout.h"
 #include "mmfree/model/packed.h"
 #include "mmfree/ternary/tiles.h"
 
@@ -25,7 +26,7 @@ struct TiledLayer {
 
 struct TiledModel {
   PackedModel base;  // all but the matrices: its PackedMatrix entries are empty
-  TileFormat format = TileFormat::two_bit;
+  Layout layout;     // of its matrices, by width
   std::vector<TiledLayer> layers;
   TileMatrix head;              // (V, D)
   Buffer<std::uint8_t> tiles;   // all blocks
@@ -33,7 +34,7 @@ struct TiledModel {
 };
 
 // Takes the matrices over, in parallel, and lets go of each one's file pages or memory as soon as
-// it is done. `format`: none chooses by ops/tile_product. Matrices with more than kMaxTileInputs
+// it is done. `format`: none measures (model/layout.h). Matrices with more than kMaxTileInputs
 // columns are config Errors.
 TiledModel tile_model(const Ctx& ctx, PackedModel model, const Progress& progress = {},
                       std::optional<TileFormat> format = {});
@@ -42,14 +43,16 @@ TiledModel tile_model(const Ctx& ctx, PackedModel model, const Progress& progres
 TiledModel load_model(const Ctx& ctx, const std::filesystem::path& path,
                       const Progress& progress = {}, std::optional<TileFormat> format = {});
 
-// Random ternary weights, a third each, for measurements of any size without a file.
+// Random ternary weights, a third each, for measurements of any size without a file: a pure
+// function of configuration and seed.
 TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uint64_t seed,
                         std::optional<TileFormat> format = {});
+TiledModel random_model(const Ctx& ctx, const MatmulFreeConfig& config, std::uint64_t seed,
+                        Layout layout);
 
 // Bytes of all matrices as tiles, which a decoded token reads once; of a model, and of one that is
 // yet to be made. weight_bytes: with all else that is held.
-std::size_t matrix_bytes(const MatmulFreeConfig& config, TileFormat format);
-TileFormat chosen_format(const MatmulFreeConfig& config);
+std::size_t matrix_bytes(const MatmulFreeConfig& config, const Layout& layout);
 std::size_t matrix_bytes(const TiledModel& model);
 std::size_t weight_bytes(const TiledModel& model);
 

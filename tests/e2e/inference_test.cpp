@@ -233,6 +233,29 @@ TEST_F(Inference, EveryInstructionSetGivesTheSameBits) {
     }
 }
 
+TEST_F(Inference, LogitsOfRandomWeightsNeedNoModel) {
+  const Arguments base = {"logits", "--random", "--size",         "tiny",  "--vocab-size",
+                          "320",    "--ids",    path("ids.json"), "--out", path("o.safetensors")};
+  const auto with = [&](Arguments more) {
+    more.insert(more.begin(), base.begin(), base.end());
+    return more;
+  };
+  good(with({"--threads", "1"}));
+  const std::string expected = read_text_file(path("o.safetensors"));
+  EXPECT_EQ(SafetensorsFile(path("o.safetensors")).get("logits").shape,
+            (std::vector<idx>{2, 3, 320}));
+  EXPECT_EQ(run(with({"--threads", "2"}), "", RLIM_INFINITY, "scalar").code, 0);
+  EXPECT_TRUE(read_text_file(path("o.safetensors")) == expected);
+  refused(with({path("run")}), "--random");
+  refused(with({"--numerics", "reference"}), "integer");
+  refused(with({"--numerics", "fixed"}), "integer");
+  const std::string ids = path("ids.json"), out = path("o");
+  refused({"logits", "--random", "--ids", ids, "--out", out}, "--size");
+  refused({"logits", "--ids", ids, "--out", out}, "MODEL");
+  refused({"logits", path("run"), "--size", "tiny", "--ids", ids, "--out", out}, "--random");
+  refused({"logits", "--random", "--size", "huge", "--ids", ids, "--out", out}, "huge");
+}
+
 TEST_F(Inference, BadIdsFilesAreRefusedByRowAndPosition) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {R"({"input_ids": [[1, 2], [3, 320]]})",
@@ -383,6 +406,32 @@ TEST_F(Inference, ASavedStateGoesOnAsIfNothingHadHappened) {
                  path("nowhere/x.st")})
                 .code,
             2);
+}
+
+TEST_F(Inference, BenchReportsWhatItMeasured) {
+  using Run = std::pair<const char*, const char*>;
+  for (const auto& [what, layout] : {Run{"decode", "auto"}, Run{"prefill", "base3"}}) {
+    const json j = json::parse(
+        good({"bench", what, "--random", "--size", "tiny", "--vocab-size", "320", "--tokens", "8",
+              "--rounds", "1", "--layout", layout, "--threads", "2", "--json"}));
+    double stages = 0;
+    for (const json& share : j.at("stages")) stages += share.get<double>();
+    EXPECT_NEAR(stages, 1, 1e-6);
+    const json& roofline = j.at("roofline");
+    EXPECT_EQ(roofline.at("read_gb_per_s_by_threads").at("2"), roofline.at("read_gb_per_s"));
+    EXPECT_GT(roofline.at("read_gb_per_s_by_threads").at("1"), 0);
+    const json& choice = j.at("model").at("layout_choice");
+    const bool forced = std::string(layout) != "auto";
+    EXPECT_EQ(choice.at("chosen_by") == "option", forced);
+    for (const json& width : choice.at("widths")) {
+      EXPECT_EQ(width.at("base3_gmac_per_s").is_null(), forced);
+      if (forced) {
+        EXPECT_EQ(width.at("layout"), layout);
+      }
+    }
+    for (const char* key : {"tokens_per_s", "gb_per_s", "roofline_share", "peak_rss_bytes"})
+      EXPECT_GT(j.at(key), 0) << key;
+  }
 }
 
 TEST_F(Inference, BenchStreamCountsEveryToken) {
