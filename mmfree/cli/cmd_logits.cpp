@@ -2,9 +2,11 @@
 
 #include <array>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "mmfree/cli/device_model.h"
 #include "mmfree/cli/ids_file.h"
 #include "mmfree/cli/options.h"
 #include "mmfree/cli/progress_line.h"
@@ -45,13 +47,14 @@ void write_floats(SafetensorsWriter& out, const std::string& name, const float* 
   out.write(name, values, static_cast<std::size_t>(n) * sizeof(float));
 }
 
-void run_integer(const Ctx& ctx, const TiledModel& model, const IdsFile& in, const Wanted& wanted,
-                 const std::filesystem::path& out_path) {
-  const MatmulFreeConfig& c = model.base.config;
+// `forward_row` computes one sequence from an empty state, which it leaves in the state.
+using ForwardRow = std::function<void(const ForwardCall& call, SessionState& state)>;
+
+void run_integer(const MatmulFreeConfig& c, const ForwardRow& forward_row, const IdsFile& in,
+                 const Wanted& wanted, const std::filesystem::path& out_path) {
   const idx rows = in.batch * in.length;
   const idx d = c.hidden_size;
   SafetensorsWriter out(out_path, output_tensors(c, in, wanted));
-  InferScratch scratch(c, kLogitRows, kLogitRows, ctx.threads);
   SessionState state(c);
   Buffer<float> hidden(wanted.hidden ? (c.num_hidden_layers + 2) * rows * d : 0);  // (L+2, B*T, D)
   Buffer<float> states(wanted.states ? c.num_hidden_layers * in.batch * state.width
@@ -72,8 +75,8 @@ void run_integer(const Ctx& ctx, const TiledModel& model, const IdsFile& in, con
     call.sink = [&](idx, idx n, const float* logits) {
       write_floats(out, "logits", logits, n * c.vocab_size);
     };
-    call.hidden = &capture;
-    forward(ctx, model, call, state, scratch);
+    if (wanted.hidden) call.hidden = &capture;
+    forward_row(call, state);
     if (wanted.states)
       for (idx l = 0; l < c.num_hidden_layers; ++l)
         std::copy_n(state.layer(l), state.width, states.data() + (l * in.batch + b) * state.width);
@@ -151,6 +154,7 @@ int cmd_logits(Args args) {
   std::string model_path, ids_path, out_path, numerics = "integer", reference_dtype, size;
   idx vocab = 32000;
   bool random = false;
+  DeviceOptions device;
   Wanted wanted;
   Ctx ctx;
   CLI::App app(
@@ -183,8 +187,17 @@ int cmd_logits(Args args) {
          "type that --numerics reference computes in: float32 | float16 | bfloat16 (default: "
          "float32 for F32 files, else float16)")
       ->check(CLI::IsMember({"float32", "float16", "bfloat16"}));
+  add_device_options(app, device);
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
+  validate(device);
+  if (numerics != "integer" && device.device != "cpu")
+    fail(ErrorKind::usage,
+         fmt::format("logits: --numerics {} runs with --device cpu only", numerics));
+  if (wanted.hidden && device.gpu_layers)
+    fail(ErrorKind::usage,
+         "logits: --hidden needs the whole model on one device, without "
+         "--gpu-layers");
   if (!reference_dtype.empty() && numerics != "reference")
     fail(ErrorKind::usage, "logits: --reference-dtype needs --numerics reference");
   if (random == !model_path.empty() || random == size.empty())
@@ -202,10 +215,38 @@ int cmd_logits(Args args) {
     const PackedModel model = load_packed(ctx, model_path);
     run_fixed(ctx, model, read_ids_file(ids_path, model.config.vocab_size), wanted, out_path);
   } else {
-    const TiledModel model = random ? random_model(ctx, size_preset(size, vocab), 0)
-                                    : load_with_progress(ctx, model_path);
-    const IdsFile in = read_ids_file(ids_path, model.base.config.vocab_size);
-    run_integer(ctx, model, in, wanted, out_path);
+    DeviceModel model;
+    if (random) {
+      model.tiled = random_model(ctx, size_preset(size, vocab), 0);
+      if (device.device == "cuda")
+        model.gpu.emplace(ctx, *model.tiled,
+                          device.gpu_layers.value_or(model.tiled->base.config.num_hidden_layers));
+    } else {
+      load_on_device(ctx, model_path, device, model);
+    }
+    const MatmulFreeConfig& c = model.base().config;
+    const IdsFile in = read_ids_file(ids_path, c.vocab_size);
+    if (!model.gpu) {
+      InferScratch scratch(c, kLogitRows, kLogitRows, ctx.threads);
+      run_integer(
+          c,
+          [&](const ForwardCall& call, SessionState& state) {
+            forward(ctx, *model.tiled, call, state, scratch);
+          },
+          in, wanted, out_path);
+    } else {
+      with_gpu_session(ctx, model, [&](const auto& open) {
+        auto session = open();
+        run_integer(
+            c,
+            [&](const ForwardCall& call, SessionState& state) {
+              session.restart();
+              session.forward(call);
+              if (wanted.states) state = session.state();
+            },
+            in, wanted, out_path);
+      });
+    }
   }
   return 0;
 }

@@ -62,7 +62,7 @@ const Shape kShapes[] = {{64, 96, 2, 131, 1, true},     {40, 72, 1, 50, 1, true}
 
 // All that a pass gives, on either device.
 struct Outputs {
-  std::vector<float> embedding, final_block, logits, state;
+  std::vector<float> embedding, final_norm, logits, state;
   std::vector<std::vector<float>> block;
 };
 
@@ -72,9 +72,11 @@ Outputs capture(const MatmulFreeConfig& c, std::span<const std::int32_t> ids,
   const auto n = ids.size() * static_cast<std::size_t>(c.hidden_size);
   Outputs out;
   out.embedding.resize(n);
+  out.final_norm.resize(n);
   out.block.assign(static_cast<std::size_t>(c.num_hidden_layers), std::vector<float>(n));
   HiddenCapture hidden;
   hidden.embedding = out.embedding.data();
+  hidden.final_norm = out.final_norm.data();
   for (auto& b : out.block) hidden.block.push_back(b.data());
   ForwardCall call;
   call.tokens = ids;
@@ -129,6 +131,7 @@ void expect_same(const Outputs& cpu, const Outputs& gpu, idx width) {
     EXPECT_TRUE(same_bits(cpu.block[l], gpu.block[l]))
         << "block " << l << ": "
         << difference(cpu.block[l], gpu.block[l], static_cast<std::size_t>(width));
+  EXPECT_TRUE(same_bits(cpu.final_norm, gpu.final_norm));
   EXPECT_TRUE(same_bits(cpu.state, gpu.state));
   EXPECT_TRUE(same_bits(cpu.logits, gpu.logits));
 }

@@ -179,6 +179,7 @@ void upload_all(const Ctx& ctx, const PackedModel& base, idx layers, const F& la
   to_device(norms, base.norm, static_cast<std::size_t>(d) * sizeof(float), "uploading gains");
   to_device(norms + d, base.head_norm, static_cast<std::size_t>(d) * sizeof(float),
             "uploading gains");
+  store.final_gain.assign(base.norm, base.norm + d);
   store.head_scale = norms + 2 * d;
   to_device(norms + 2 * d, &head.scale, sizeof(float), "uploading a scale");
   if (progress) progress("bytes", total, total);

@@ -1,5 +1,7 @@
 #pragma once
 // Internal to mmfree/cuda: a model's weights on the device, uploaded once.
+#include <vector>
+
 #include "mmfree/core/parallel.h"
 #include "mmfree/core/progress.h"
 #include "mmfree/cuda/infer_kernels.h"
@@ -13,6 +15,7 @@ struct WeightStore {
   DeviceWeights w{};
   std::size_t matrix_bytes = 0;
   const float* head_scale = nullptr;  // on the device
+  std::vector<float> final_gain;      // (D) of the norm before the head, on the host
   Arena memory;
 };
 

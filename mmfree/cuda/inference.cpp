@@ -11,6 +11,7 @@
 #include "mmfree/cuda/device_weights.h"
 #include "mmfree/cuda/infer_kernels.h"
 #include "mmfree/cuda/runtime.h"
+#include "mmfree/ops/rmsnorm/rmsnorm.h"
 
 namespace mmfree {
 
@@ -480,7 +481,13 @@ void GpuSession::forward(const ForwardCall& call) {
       e.host_rows.resize(logit_rows * c.vocab_size);
       e.get(e.host_rows.data(), s.logits, logit_rows * c.vocab_size);
     }
+    float* const last = call.hidden != nullptr && call.hidden->final_norm != nullptr
+                            ? call.hidden->final_norm + begin * c.hidden_size
+                            : nullptr;
+    if (last != nullptr) e.get(last, s.x, rows * c.hidden_size);
     e.wait("the forward pass");
+    if (last != nullptr)
+      rmsnorm(Ctx{1}, rows, c.hidden_size, last, e.store.final_gain.data(), e.w().eps, last);
     position_ += rows;
     if (logit_rows > 0 && call.sink) call.sink(begin + first_logit, logit_rows, e.host_rows.data());
   }
