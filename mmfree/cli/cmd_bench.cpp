@@ -244,6 +244,13 @@ int bench_prefill(const Ctx& ctx, const Options& o) {
     session.restart();
     session.prefill(ids);
   });
+  StageSeconds stages;
+  InferScratch scratch(c, prefill_rows(), 1, ctx.threads);
+  scratch.stages = &stages;
+  SessionState state(c);
+  ForwardCall call;
+  call.tokens = ids;
+  for (int i = 0; i < 3; ++i) forward(ctx, model, call, state, scratch);
   const Json roofline = machine.json();
   // The head works for the last token only.
   const double ops =
@@ -264,6 +271,7 @@ int bench_prefill(const Ctx& ctx, const Options& o) {
             {"roofline", roofline},
             {"bound", "int8"},
             {"roofline_share", share},
+            {"stages", stages_json(stages)},
             {"peak_rss_bytes", peak},
             {"load_s", load_s},
             {"joules_per_token", optional_json(m.joules, 1.0 / static_cast<double>(o.tokens))}};
