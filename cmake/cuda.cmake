@@ -1,5 +1,5 @@
-# Training on NVIDIA GPUs (mmfree/cuda). Off by default; the preset `cuda` turns it on.
-option(MMFREE_CUDA "Build training on NVIDIA GPUs (needs nvcc of CUDA 12.5 or newer)" OFF)
+# Training and inference on NVIDIA GPUs (mmfree/cuda). Off by default; the preset `cuda` turns it on.
+option(MMFREE_CUDA "Build training and inference on NVIDIA GPUs (needs nvcc of CUDA 12.5 or newer)" OFF)
 if(MMFREE_CUDA)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     # 90a: the int8 product uses instructions that only that target has.

@@ -101,6 +101,12 @@ double int8_ops_per_s(const Ctx& ctx) {
   return rate(ctx, loops().int8);
 }
 
+Isa roofline_isa() {
+  for (const auto& v : roofline_variants)
+    if (v.isa <= active_isa()) return v.isa;
+  return Isa::scalar;
+}
+
 double f32_ops_per_s(const Ctx& ctx) {
   return rate(ctx, loops().f32);
 }

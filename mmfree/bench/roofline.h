@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "mmfree/core/buffer.h"
+#include "mmfree/core/cpu.h"
 #include "mmfree/core/parallel.h"
 
 namespace mmfree {
@@ -24,6 +25,8 @@ class MemoryProbe {
 // registers: int8 dot products, and float32 fused multiply-adds, on every thread; about 50 ms each.
 double int8_ops_per_s(const Ctx& ctx);
 double f32_ops_per_s(const Ctx& ctx);
+// Whose instructions they are: the best that active_isa() allows and these loops exist for.
+Isa roofline_isa();
 
 // How much of the machine's processors others used between construction and share(): 0 to 1, or
 // nothing where the system does not tell.

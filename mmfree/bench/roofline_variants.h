@@ -29,9 +29,13 @@ extern const RooflineLoops roofline;
 namespace avx512 {
 extern const RooflineLoops roofline;
 }
+namespace amx {
+extern const RooflineLoops roofline;
+}
 
 inline constexpr Variant<const RooflineLoops*> roofline_variants[] = {
 #if defined(__x86_64__)
+    {Isa::amx, &amx::roofline},
     {Isa::avx512, &avx512::roofline},
     {Isa::avxvnni, &avxvnni::roofline},
     {Isa::avx2, &avx2::roofline},

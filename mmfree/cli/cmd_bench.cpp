@@ -66,6 +66,7 @@ struct Machine {
     return {{"read_gb_per_s", median(read) / 1e9},
             {"read_gb_per_s_by_threads", by_threads},
             {"int8_gops", median(int8) / 1e9},
+            {"int8_isa", isa_name(roofline_isa())},
             {"f32_gflops", f32_ops_per_s(ctx) / 1e9}};
   }
   Ctx ctx;
@@ -188,9 +189,9 @@ void finish(Json& j, const Bystanders& others, const Options& o) {
 }
 
 void print_roofline(const Json& r) {
-  fmt::print("  machine   read {:.1f} GB/s, int8 {:.0f} GOP/s, float32 {:.0f} GFLOP/s\n",
+  fmt::print("  machine   read {:.1f} GB/s, int8 {:.0f} GOP/s ({}), float32 {:.0f} GFLOP/s\n",
              r["read_gb_per_s"].get<double>(), r["int8_gops"].get<double>(),
-             r["f32_gflops"].get<double>());
+             r["int8_isa"].get<std::string>(), r["f32_gflops"].get<double>());
 }
 
 void print_stages(const Json& stages) {
@@ -281,7 +282,7 @@ int bench_prefill(const Ctx& ctx, const Options& o) {
   const Json roofline = machine.json();
   StageSeconds stages;
   {
-    InferScratch scratch(c, kPrefillRows, 1, ctx.threads);
+    InferScratch scratch(c, prefill_rows(), 1, ctx.threads);
     scratch.stages = &stages;
     SessionState state(c);
     ForwardCall call;

@@ -104,7 +104,7 @@ Summary summarize(const PackedModel& model, const std::vector<TensorRow>& tensor
   s.memory = matrix_bytes(model.config, layout) + model.embedding.bytes +
              static_cast<std::size_t>(model.gains.size() + model.bounds.size()) * sizeof(float);
   s.state = state_bytes(model.config);
-  s.scratch = scratch_bytes(InferScratch(model.config, kPrefillRows, 1, default_threads()));
+  s.scratch = scratch_bytes(InferScratch(model.config, prefill_rows(), 1, default_threads()));
   return s;
 }
 

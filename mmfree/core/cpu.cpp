@@ -2,6 +2,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -21,6 +25,20 @@ bool has_avxvnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1U) != 0;
 }
+
+// Tiles of int8 (leaf 7, EDX bits 24 and 25), and the system's leave to use them: their 8 KB of
+// state are saved only for processes that asked.
+bool may_use_amx() {
+#ifdef __linux__
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d >> 24 & 3U) != 3U) return false;
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 }  // namespace
 #endif
 
@@ -38,6 +56,8 @@ std::string_view isa_name(Isa isa) {
       return "avx512";
     case Isa::avx512vbmi:
       return "avx512vbmi";
+    case Isa::amx:
+      return "amx";
   }
   return "?";
 }
@@ -60,6 +80,11 @@ bool cpu_has(Isa isa) {
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     case Isa::avx512vbmi:
       return cpu_has(Isa::avx512) && __builtin_cpu_supports("avx512vbmi");
+    case Isa::amx: {
+      static const bool usable =
+          cpu_has(Isa::avx512vbmi) && __builtin_cpu_supports("gfni") && may_use_amx();
+      return usable;
+    }
   }
   return false;
 #elif defined(__aarch64__) && defined(__linux__)
@@ -81,7 +106,7 @@ Isa detect() {
     }
     fail(ErrorKind::usage,
          std::string("MMFREE_ISA=") + forced +
-             ": unknown; expected scalar, neon, avx2, avxvnni, avx512 or avx512vbmi");
+             ": unknown; expected scalar, neon, avx2, avxvnni, avx512, avx512vbmi or amx");
   }
   Isa best = Isa::scalar;
   for (const Isa isa : kAllIsas)

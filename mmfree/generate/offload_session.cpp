@@ -13,8 +13,8 @@ OffloadSession::OffloadSession(const Ctx& ctx, GpuModel& gpu, const TiledModel& 
       model_(&model),
       gpu_(gpu),
       state_(model.base.config),
-      scratch_(model.base.config, kPrefillRows, kLogitRows, ctx.threads),
-      residual_(kPrefillRows * model.base.config.hidden_size) {}
+      scratch_(model.base.config, prefill_rows(), kLogitRows, ctx.threads),
+      residual_(scratch_.rows * model.base.config.hidden_size) {}
 
 std::span<const float> OffloadSession::prefill(std::span<const std::int32_t> tokens) {
   ForwardCall call;
@@ -26,7 +26,7 @@ std::span<const float> OffloadSession::prefill(std::span<const std::int32_t> tok
 void OffloadSession::forward(const ForwardCall& call) {
   const auto total = static_cast<idx>(call.tokens.size());
   if (total == 0) fail(ErrorKind::usage, "no tokens were given, expected at least one");
-  const idx chunk = call.logits == LogitRows::all ? kLogitRows : kPrefillRows;
+  const idx chunk = call.logits == LogitRows::all ? kLogitRows : scratch_.rows;
   for (idx begin = 0; begin < total; begin += chunk) {
     const idx rows = std::min(chunk, total - begin);
     ForwardCall part = call;

@@ -29,7 +29,7 @@ class OffloadSession {
   GpuSession gpu_;
   SessionState state_;  // the GPU's blocks in it are not used
   InferScratch scratch_;
-  Buffer<float> residual_;  // (kPrefillRows, D)
+  Buffer<float> residual_;  // (prefill_rows(), D)
 };
 
 }  // namespace mmfree

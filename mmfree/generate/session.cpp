@@ -12,7 +12,7 @@ Session::Session(const Ctx& ctx, const TiledModel& model)
     : ctx_(ctx),
       model_(&model),
       state_(model.base.config),
-      scratch_(model.base.config, kPrefillRows, 1, ctx.threads) {}
+      scratch_(model.base.config, prefill_rows(), 1, ctx.threads) {}
 
 std::span<const float> Session::prefill(std::span<const std::int32_t> tokens) {
   const idx vocab = model_->base.config.vocab_size;

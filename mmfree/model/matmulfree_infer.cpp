@@ -207,8 +207,8 @@ class Worker {
     return {s_.q[i].data(), s_.q_scale.data() + k * s_.rows, s_.q_sum.data() + k * s_.rows};
   }
 
-  void quantize(const float* x, idx width, const float* outer,
-                std::initializer_list<const float*> gains) {
+  RmsnormQuant quantization(const float* x, idx width, const float* outer,
+                            std::initializer_list<const float*> gains) {
     RmsnormQuant a{.rows = rows_,
                    .width = width,
                    .x = x,
@@ -220,30 +220,41 @@ class Worker {
                    .outer_rstd = nullptr,
                    .inner_rstd = nullptr};
     std::copy(gains.begin(), gains.end(), a.gain);
+    return a;
+  }
+
+  // f(r) for each of this thread's rows, all of them done when it returns.
+  template <class F>
+  void over_rows(const F& f) {
     if (alone()) {
-      p_.kernels.rmsnorm_quant(a, 0, 1);
+      f(0);
     } else {
-      p_.kernels.rmsnorm_quant(a, team_.begin(rows_), team_.end(rows_));
+      for (idx r = team_.begin(rows_); r < team_.end(rows_); ++r) f(r);
       team_.sync();
     }
     lap(&StageSeconds::norms);
   }
 
+  void quantize(const float* x, idx width, const float* outer,
+                std::initializer_list<const float*> gains) {
+    const RmsnormQuant a = quantization(x, width, outer, gains);
+    over_rows([&](idx r) { p_.kernels.rmsnorm_quant(a, r, r + 1); });
+  }
+
   void gate_and_quantize(const PackedLayer& n, idx m) {
     float* o = alone() ? own_.o.data() : s_.g.data();
-    const GatedNorm a{.rows = rows_,
-                      .width = m,
-                      .g = s_.g.data(),
-                      .h = s_.h.data(),
-                      .gain = n.g_norm,
-                      .eps = static_cast<float>(config_.rms_norm_eps),
-                      .o = o};
-    if (alone()) {
-      p_.kernels.gated_norm(a, 0, 1);
-    } else {
-      p_.kernels.gated_norm(a, team_.begin(rows_), team_.end(rows_));
-    }
-    quantize(o, m, nullptr, {n.o_norm});
+    const GatedNorm gate{.rows = rows_,
+                         .width = m,
+                         .g = s_.g.data(),
+                         .h = s_.h.data(),
+                         .gain = n.g_norm,
+                         .eps = static_cast<float>(config_.rms_norm_eps),
+                         .o = o};
+    const RmsnormQuant codes = quantization(o, m, nullptr, {n.o_norm});
+    over_rows([&](idx r) {  // row by row: the second finds it in the cache
+      p_.kernels.gated_norm(gate, r, r + 1);
+      p_.kernels.rmsnorm_quant(codes, r, r + 1);
+    });
   }
 
   // ---- products
@@ -359,6 +370,10 @@ void run_pass(const Ctx& ctx, const Pass& pass) {
 }
 
 }  // namespace
+
+idx prefill_rows() {
+  return active_isa() < Isa::amx ? 512 : 256;
+}
 
 void reset(SessionState& state) {
   std::fill(state.h.begin(), state.h.end(), 0.0F);

@@ -19,8 +19,9 @@
 namespace mmfree {
 
 // Rows that go through the network together in prefill: each block of weights is unpacked once for
-// all of them.
-inline constexpr idx kPrefillRows = 512;
+// all of them. Fewer where matrix tiles multiply so fast that the rows' codes must come from the
+// second-level cache.
+idx prefill_rows();
 // And where the logits of all of them are wanted, which take V floats a row.
 inline constexpr idx kLogitRows = 128;
 

@@ -57,7 +57,7 @@ struct Outputs {
 };
 
 // All outputs for (B, T) tokens, in chunks of `rows`.
-Outputs run(const Ctx& ctx, const TiledModel& model, const Ids& in, idx rows = kPrefillRows,
+Outputs run(const Ctx& ctx, const TiledModel& model, const Ids& in, idx rows = prefill_rows(),
             const std::vector<std::uint8_t>& mask = {}) {
   const MatmulFreeConfig& c = model.base.config;
   const auto n = static_cast<std::size_t>(in.batch * in.length * c.hidden_size);
@@ -212,7 +212,7 @@ TEST_P(GoldenModel, LogitsStatesAndStepwiseDecodingEqualTheReference) {
   const Golden io(path / "io.safetensors");
   Ids in{io.shape("input_ids")[0], io.shape("input_ids")[1], io.get<std::int32_t>("input_ids")};
   const TiledModel model = load_model(kOne, path);
-  for (const idx rows : {kPrefillRows, idx{1}}) {
+  for (const idx rows : {prefill_rows(), idx{1}}) {
     const Outputs got = run(kOne, model, in, rows);
     EXPECT_LE(max_abs_difference(got.logits, io.get<double>("logits")), 5e-5);
     if (io.has("logits_recurrent")) {
@@ -373,7 +373,7 @@ TEST(Infer, BothTileFormatsGiveTheBitsOfThePlainPath) {
       const Ctx ctx{threads};
       const TiledModel model = load_model(ctx, dir.path(), {}, format);
       EXPECT_EQ(model.layers[1].down.format, format);
-      for (const idx rows : {idx{1}, idx{3}, kPrefillRows})
+      for (const idx rows : {idx{1}, idx{3}, prefill_rows()})
         EXPECT_TRUE(same_bits(run(ctx, model, in, rows).logits, expected))
             << tile_format_name(format) << " " << threads << " threads, chunks of " << rows;
     }

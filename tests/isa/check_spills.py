@@ -36,7 +36,9 @@ def main():
     loops = bad = 0
     for path in sys.argv[1:]:
         for address, body in innermost_loops(instructions(path)):
-            if sum("vpdpbusd" in text for text in body) < 4:
+            vectors = sum("vpdpbusd" in text for text in body)
+            tiles = sum("tdpbsud" in text for text in body)
+            if vectors < 4 and tiles < 2:
                 continue
             loops += 1
             spills = [text for text in body if SPILL.search(text)]

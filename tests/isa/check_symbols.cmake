@@ -1,7 +1,7 @@
 # Fails if an object file of one instruction set (*_avx2.cpp, *_avx512vbmi.cpp ...) defines a weak symbol: the linker may keep that
 # copy for every caller, and a machine without the instructions would then crash in an innocent place.
 file(STRINGS ${LIST} objects)
-list(FILTER objects INCLUDE REGEX "_(avx2|avxvnni|avx512|avx512vbmi)\\.cpp\\.")
+list(FILTER objects INCLUDE REGEX "_(avx2|avxvnni|avx512|avx512vbmi|amx)\\.cpp\\.")
 list(LENGTH objects count)
 if(count EQUAL 0)
   if(CMAKE_HOST_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

@@ -19,10 +19,10 @@ namespace mmfree {
 // kernel has it fixed.
 inline constexpr float kInnerEps = 1e-6F;
 
-// Bytes between rows of codes: a multiple of 64, and room for whole steps of 20 inputs
-// (ternary/tiles.h), so that kernels may read whole vectors; the padding is zero.
+// Bytes between rows of codes: a multiple of 64, and room for whole groups of three steps of 20
+// inputs (ternary/tiles.h), so that kernels may read whole vectors; the padding is zero.
 constexpr idx code_stride(idx width) {
-  return (width + 19 + 63) / 64 * 64;
+  return (width + 59 + 63) / 64 * 64;
 }
 
 // int8 rows with their scales: value ~ q * scale.

@@ -267,7 +267,7 @@ TEST(RmsnormQuant, TiesGoAwayFromZero) {
   const std::vector<float> gain(16, 1.0F);
   for (const auto& variant : rmsnorm_quant_rows_variants) {
     if (!cpu_has(variant.isa)) continue;
-    std::vector<std::int8_t> q(64);
+    std::vector<std::int8_t> q(static_cast<std::size_t>(code_stride(16)));
     float scale = 0;
     std::int32_t sum = 0;
     RmsnormQuant a{};
@@ -286,7 +286,7 @@ TEST(RmsnormQuant, TiesGoAwayFromZero) {
 
 TEST(RmsnormQuant, ZeroAndTinyRowsUseTheFloorOfTheScale) {
   const std::vector<float> x{0, 0, 0, 0, 1e-20F, -1e-20F, 0, 1e-20F}, gain(4, 1.0F);
-  std::vector<std::int8_t> q(128, 1);
+  std::vector<std::int8_t> q(static_cast<std::size_t>(2 * code_stride(4)), 1);
   std::vector<float> scale(2);
   std::vector<std::int32_t> sum(2, 9);
   RmsnormQuant a{};
@@ -313,7 +313,7 @@ TEST(RmsnormQuant, ARowThatIsNotFiniteGetsAScaleThatIsNotFinite) {
           if (!cpu_has(variant.isa)) continue;
           std::vector<float> x(40, 1.5F), scale(2);
           x[at] = bad;
-          std::vector<std::int8_t> q(128);
+          std::vector<std::int8_t> q(static_cast<std::size_t>(2 * code_stride(20)));
           std::vector<std::int32_t> sum(2);
           RmsnormQuant a{};
           a.rows = 2;

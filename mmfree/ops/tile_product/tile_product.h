@@ -34,8 +34,4 @@ using TileProductFn = void (*)(const TileProduct& a) noexcept;
 // The variant for this machine (core/cpu.h).
 TileProductFn tile_product();
 
-// The faster in-memory format of a model whose matrices take `two_bit_bytes` at 2 bits: measured
-// reasons in docs/kernels.md.
-TileFormat preferred_tile_format(idx two_bit_bytes);
-
 }  // namespace mmfree

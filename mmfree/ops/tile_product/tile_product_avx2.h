@@ -1,7 +1,7 @@
 #pragma once
 // Source of both 256-bit variants; each file defines `dot`: four bytes of 0..2 times four codes,
 // added to a 32-bit lane. Digits are brought down to 0..2, so all planes share one sum a lane. Base
-// 3 is split by comparisons and costs three times as much as 2 bits: see preferred_tile_format.
+// 3 is split by comparisons and costs three times as much as 2 bits, so model/layout.h measures.
 #include <immintrin.h>
 
 #include "mmfree/ops/tile_product/tile_product.h"

@@ -1,7 +1,7 @@
 // The ARM variant: SDOT multiplies four bytes by four bytes into each of four 32-bit lanes, and
 // takes its second operand's four bytes from one lane of a register, so 16 activation codes are one
 // load for a whole step. Digits are brought down to 0..2. Base 3 is split by comparisons and costs
-// three times as much as 2 bits: see preferred_tile_format.
+// three times as much as 2 bits, so model/layout.h measures.
 #include <arm_neon.h>
 
 #include "mmfree/ops/tile_product/tile_product_variants.h"

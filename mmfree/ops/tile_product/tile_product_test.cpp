@@ -147,11 +147,23 @@ TEST(TileProduct, EveryVariantEqualsTheDefinitionForEveryWidth) {
 TEST(TileProduct, TakesAnyNumberOfTokens) {
   test::Random random(2);
   for (const TileFormat f : kFormats)
-    for (idx rows = 0; rows <= 33; ++rows) {
+    for (idx rows = 0; rows <= 66; ++rows) {
       Case c(random, f, rows, 203, 100);
       check_all_variants(c);
       if (HasFatalFailure()) return;
     }
+}
+
+// Seams of the kernels for many tokens: chunks of tokens, pieces of inputs.
+TEST(TileProduct, TakesManyTokensOfManyInputs) {
+  test::Random random(4);
+  for (const TileFormat f : kFormats)
+    for (const idx rows : {95, 256, 257, 290, 545})
+      for (const idx in : {639, 640, 641, 1300}) {
+        Case c(random, f, rows, in, 64);
+        check_all_variants(c);
+        if (HasFatalFailure()) return;
+      }
 }
 
 TEST(TileProduct, LargestSumsDoNotOverflow) {

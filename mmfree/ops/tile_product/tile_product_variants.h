@@ -23,12 +23,14 @@ void tile_product(const TileProduct& a) noexcept;
 namespace avx512vbmi {
 void tile_product(const TileProduct& a) noexcept;
 }
+namespace amx {
+void tile_product(const TileProduct& a) noexcept;
+}
 
 inline constexpr Variant<TileProductFn> tile_product_variants[] = {
 #if defined(__x86_64__)
-    {Isa::avx512vbmi, avx512vbmi::tile_product},
-    {Isa::avx512, avx512::tile_product},
-    {Isa::avxvnni, avxvnni::tile_product},
+    {Isa::amx, amx::tile_product},       {Isa::avx512vbmi, avx512vbmi::tile_product},
+    {Isa::avx512, avx512::tile_product}, {Isa::avxvnni, avxvnni::tile_product},
     {Isa::avx2, avx2::tile_product},
 #elif defined(__aarch64__)
     {Isa::neon, neon::tile_product},
