@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/data"
 flags="-std=c++20 -O1 -fopenmp -I$root -DFMT_SHARED -DMMF_RTL_ONE_STREAM -DMMF_RTL_WIDTH=2048 -DMMF_RTL_STATE=4096 -DMMF_RTL_PROGRAM=128"
 libraries="$build/libmmfree.a -fopenmp -lgtest_main -lgtest -lfmt -lsentencepiece_train -lsentencepiece"
-packages="hw/rtl/generated/mmf_num_pkg.sv hw/rtl/generated/mmf_isa_pkg.sv hw/rtl/generated/mmf_sigmoid_rom.sv"
+packages="hw/rtl/generated/mmf_num_pkg.sv hw/rtl/generated/mmf_isa_pkg.sv hw/rtl/generated/mmf_sigmoid_rom.sv hw/rtl/generated/mmf_noise_rom.sv"
 for source in rtl_core_test random_program_test random_program; do
   g++ $flags -c hw/cosim/$source.cpp -o "$work/$source.o"
 done

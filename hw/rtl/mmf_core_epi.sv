@@ -1,6 +1,7 @@
 // Epilogue: what happens to every row sum of a matrix, one row a cycle: scale, sigmoid, SiLU, forget gate, state update, gating,
-// residual, running maximum. Groups of five sums wait in a FIFO; instructions (contexts) wait in another. Seven stages from a sum to
-// the write. mmfree/hw/fixed.h is the arithmetic, bit for bit.
+// residual, running maximum, sampling. Groups of five sums wait in a FIFO; instructions (contexts) wait in another. Seven stages from
+// a sum to the write, Late more for ARGMAX and SAMPLE, which keep one row: the next instruction's rows wait as long, so that
+// instructions end in order. mmfree/hw/fixed.h is the arithmetic, bit for bit; mmfree/hw/noise.h of the noise.
 module mmf_core_epi #(
   parameter int RowW = 16,
   parameter int StateW = 16,       // of an address in H
@@ -16,6 +17,10 @@ module mmf_core_epi #(
   input  logic             ctx_fresh_i,
   input  logic [StateW-1:0] ctx_base_i,   // of the layer in H
   input  logic [1:0]       ctx_bank_i,    // of lower bounds
+  // The stream's draws; they stay for a token. Without noise, SAMPLE is ARGMAX.
+  input  logic             noisy_i,
+  input  logic [63:0]      seed_i,
+  input  logic [31:0]      position_i,
   output logic             ctx_ready_o,
   // Sums of a group of five rows.
   input  logic             group_valid_i,
@@ -41,8 +46,9 @@ module mmf_core_epi #(
   output logic [31:0]      bits_o,        // OR over the rows written so far of this instruction, this one included
   output logic             done_o,        // with the last row's write
   output logic [RowW-1:0]  best_row_o,
-  output logic [23:0]      best_sum_o
+  output logic signed [mmf_num_pkg::KEY_W-1:0] best_key_o
 );
+  localparam int Late = 6;
   localparam int GW = $clog2(Groups);
   // Contexts
   logic [3:0] epi_q [0:1];
@@ -59,14 +65,16 @@ module mmf_core_epi #(
   logic [GW:0] in_q, out_q;
   logic [2:0] lane_q;
   logic [RowW-1:0] row_q;
-  logic active, last_lane, last_row;
+  logic active, last_lane, last_row, keeps_row;
+  logic [2:0] pause_q;
   logic [119:0] head;
   logic ctx;
   assign ctx = ctx_out_q[0];
   assign head = fifo[out_q[GW-1:0]];
-  assign active = in_q != out_q;
+  assign active = in_q != out_q && pause_q == 3'd0;
   assign last_lane = lane_q == 3'd4;
   assign last_row = row_q + 1'b1 >= rows_q[ctx];
+  assign keeps_row = epi_q[ctx] == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE);
   assign group_left_o = active && last_lane;
   assign raddr_o = row_q;
   assign hraddr_o = base_q[ctx] + row_q[StateW-1:0];
@@ -74,8 +82,13 @@ module mmf_core_epi #(
   assign epi_o = epi_q[ctx];
 
   // Pipeline registers: number = stage
-  logic [6:1] v_q;                    // valid
-  logic [6:1] first_q, last_q;
+  logic [6+Late:1] v_q;               // valid
+  logic [6+Late:1] first_q, last_q, keeps_q;
+  logic [5+Late:1] noisy_q;
+  logic [31:0] logit_q [4:5+Late];    // row sum or scaled logit
+  logic [RowW-1:0] late_row_q [7:6+Late];
+  logic signed [mmf_num_pkg::KEY_W-1:0] key_q;
+  logic signed [mmf_num_pkg::NOISE_W-1:0] noise;
   logic [3:0] e1_q, e2_q, e3_q, e4_q, e5_q, e6_q;
   logic [RowW-1:0] r1_q, r2_q, r3_q, r4_q, r5_q, r6_q;
   logic [StateW-1:0] ha1_q, ha2_q, ha3_q, ha4_q, ha5_q, ha6_q;
@@ -158,10 +171,26 @@ module mmf_core_epi #(
   assign h_o = state_wide > 44'sd8388607 ? 24'h7fffff : (state_wide < -44'sd8388608 ? 24'h800000 : state_wide[23:0]);
   assign v_o = value;
   assign bits_o = bits_next;
-  assign done_o = v_q[6] && last_q[6];
+  assign done_o = (v_q[6] && last_q[6] && !keeps_q[6]) || (v_q[6+Late] && last_q[6+Late] && keeps_q[6+Late]);
 
+  // Stages 4 to 12 of what keeps a row: sum or scaled logit, the noise of its row, comparison.
+  localparam int NoiseShift = mmf_num_pkg::LOGIT_F - mmf_num_pkg::NOISE_F;
   logic better;
-  assign better = first_q[6] || sum6_q > $signed(best_sum_o);
+  assign better = first_q[6+Late] || key_q > best_key_o;
+  mmf_core_noise u_noise (.clk_i, .seed_i, .position_i, .row_i(24'(row_q)), .noise_o(noise));
+  always_ff @(posedge clk_i) begin
+    logit_q[4] <= noisy_q[3] ? y3_q : {{8{sum3_q[23]}}, sum3_q};
+    for (int s = 5; s <= 5 + Late; s++) logit_q[s] <= logit_q[s-1];
+    late_row_q[7] <= r6_q;
+    for (int s = 8; s <= 6 + Late; s++) late_row_q[s] <= late_row_q[s-1];
+    key_q <= $signed({logit_q[5+Late][31], logit_q[5+Late]}) +
+             (noisy_q[5+Late] ? $signed({{(mmf_num_pkg::KEY_W-mmf_num_pkg::NOISE_W){noise[mmf_num_pkg::NOISE_W-1]}}, noise}) <<< NoiseShift
+                              : '0);
+    if (v_q[6+Late] && keeps_q[6+Late] && better) begin
+      best_row_o <= late_row_q[6+Late];
+      best_key_o <= key_q;
+    end
+  end
 
   always_ff @(posedge clk_i) begin
     if (ctx_valid_i && ctx_ready_o) begin
@@ -173,6 +202,9 @@ module mmf_core_epi #(
       bank_q[ctx_in_q[0]] <= ctx_bank_i;
     end
     if (group_valid_i) fifo[in_q[GW-1:0]] <= group_sums_i;
+
+    keeps_q <= {keeps_q[5+Late:1], keeps_row};
+    noisy_q <= {noisy_q[4+Late:1], noisy_i && epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE)};
 
     // 1: operands arrive
     e1_q <= epi_q[ctx];
@@ -238,13 +270,7 @@ module mmf_core_epi #(
     t6_q <= t5_q;
     h6_q <= h5_q;
     x6_q <= x5_q;
-    if (v_q[6]) begin
-      bits_q <= bits_next;
-      if (e6_q == 4'(mmf_isa_pkg::EPI_ARGMAX) && better) begin
-        best_row_o <= r6_q;
-        best_sum_o <= sum6_q;
-      end
-    end
+    if (v_q[6]) bits_q <= bits_next;
 
     if (!rst_ni) begin
       ctx_in_q <= '0;
@@ -256,12 +282,14 @@ module mmf_core_epi #(
       v_q <= '0;
       first_q <= '0;
       last_q <= '0;
+      pause_q <= '0;
     end else begin
       if (ctx_valid_i && ctx_ready_o) ctx_in_q <= ctx_in_q + 2'd1;
       if (group_valid_i) in_q <= in_q + 1'b1;
-      v_q <= {v_q[5:1], active && row_q < rows_q[ctx]};
-      first_q <= {first_q[5:1], row_q == '0};
-      last_q <= {last_q[5:1], active && last_row && row_q < rows_q[ctx]};
+      v_q <= {v_q[5+Late:1], active && row_q < rows_q[ctx]};
+      first_q <= {first_q[5+Late:1], row_q == '0};
+      last_q <= {last_q[5+Late:1], active && last_row && row_q < rows_q[ctx]};
+      if (pause_q != 3'd0) pause_q <= pause_q - 3'd1;
       if (active) begin
         row_q <= row_q + 1'b1;
         lane_q <= lane_q + 3'd1;
@@ -271,6 +299,7 @@ module mmf_core_epi #(
           if (last_row) begin
             row_q <= '0;
             ctx_out_q <= ctx_out_q + 2'd1;
+            if (keeps_row) pause_q <= 3'(Late);
           end
         end
       end
