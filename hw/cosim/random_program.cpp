@@ -251,6 +251,8 @@ class Generator {
     std::uint64_t rows = dice_.chance(40) ? most : dice_.between(least, most);
     if (dice_.chance(15)) rows = std::min(most, dice_.between(least, 12));
     matrix(epi, rows);
+    if (eager_ && dice_.chance(50))
+      for (int k = 0; k < 2; ++k) load_constants();
   }
   void matrix(unsigned epi, std::uint64_t rows) {
     const bool scaled = epi != kEPI_SWISHG && epi != kEPI_MULT && epi != kEPI_ARGMAX;
@@ -342,7 +344,7 @@ class Generator {
 
 std::vector<std::byte> random_program_image(std::uint64_t seed, int streams, std::size_t most) {
   Dice dice(~seed);
-  const std::uint64_t widest = dice.chance(20) ? 10 : 5;
+  const std::uint64_t widest = dice.chance(25) ? 10 : 5;
   const auto width = [&] { return static_cast<idx>(dice.between(1, widest)) * kLanes; };
   Shape shape{};
   shape.d = width();

@@ -104,8 +104,9 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
       EXPECT_GT(waits(Stall::unit), 0U) << o.name;
       EXPECT_GT(waits(Stall::hazard), 0U) << o.name;
     }
-    // HALT, FENCE and TOK wait for all units.
-    const bool waits_for_units = o.op == Op::HALT || o.op == Op::FENCE || o.op == Op::TOK;
+    // HALT, FENCE and TOK wait for all units, WST for room in the queue of runs.
+    const bool waits_for_units =
+        o.op == Op::HALT || o.op == Op::FENCE || o.op == Op::TOK || o.op == Op::WST;
     if (waits_for_units) {
       EXPECT_GT(waits(Stall::unit), 0U) << o.name;
     }
