@@ -1,5 +1,6 @@
 #!/bin/bash
-# Line coverage of hw/rtl over all benches, merged, as JSON: per file and in total. Needs a built preset hw.
+# Line coverage of hw/rtl over all benches, merged, as JSON: per file and in total. Generated tables (*_rom.sv) are data, an entry a line,
+# and left out: hw_noise_test and hw_generated_files_are_current compare them with their source. Needs a built preset hw.
 # usage: hw/cosim/coverage.sh [BUILD_DIR]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -28,10 +29,11 @@ awk -F'[:,]' '
   /^SF:/ { n = split($2, part, "/"); file = part[n]; order[++files] = file }
   /^DA:/ { lines[file]++; if ($3 > 0) covered[file]++; else missing[file] = missing[file] " " $2 }
   END {
-    printf "{\n  \"what\": \"line coverage of hw/rtl, simulated\",\n  \"files\": ["
+    printf "{\n  \"what\": \"line coverage of hw/rtl without generated tables, simulated\",\n  \"files\": ["
     for (i = 1; i <= files; i++) {
-      f = order[i]; total += lines[f]; all += covered[f]
-      printf "%s\n    {\"file\": \"%s\", \"lines\": %d, \"covered\": %d, \"not_covered\": \"%s\"}", (i > 1 ? "," : ""), f, lines[f], covered[f],
+      f = order[i]; if (f ~ /_rom\.sv$/) continue
+      total += lines[f]; all += covered[f]
+      printf "%s\n    {\"file\": \"%s\", \"lines\": %d, \"covered\": %d, \"not_covered\": \"%s\"}", (n_out++ ? "," : ""), f, lines[f], covered[f],
         substr(missing[f], 2)
     }
     printf "\n  ],\n  \"lines\": %d,\n  \"covered\": %d,\n  \"share\": %.4f\n}\n", total, all, all / total

@@ -220,6 +220,24 @@ TEST(Image, HostileHeadersAndProgramsNeverReachMemory) {
   EXPECT_GT(ran, 100);
 }
 
+TEST(Image, OtherVersionsAndPortsAreRefused) {
+  const std::vector<std::byte> good = make_image(random_fixed_model(small_config(64, 64, 1, 9), 1));
+  const auto refused = [&](std::size_t at, const char* message) {
+    std::vector<std::byte> bad = good;
+    bad[at] ^= std::byte{3};
+    seal(bad);
+    try {
+      const Image image(bad, "bad");
+      FAIL() << message;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(message), std::string::npos) << e.what();
+    }
+  };
+  refused(offsetof(ImageHeader, version), "image's version is 1, expected 2");
+  refused(offsetof(ImageHeader, isa), "instruction set's version is 1, expected 2");
+  refused(offsetof(ImageHeader, ports), "number of memory ports is 2, expected 1");
+}
+
 TEST(Image, TheRunQueueIsNotOverfilled) {
   // Behind LOOP: with the layers' run and the head's more wait than the hardware's queue holds.
   const std::vector<std::byte> good = make_image(random_fixed_model(small_config(64, 64, 1, 9), 1));

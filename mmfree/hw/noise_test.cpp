@@ -5,6 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <string>
 #include <vector>
 
 #include "mmfree/core/error.h"
@@ -62,6 +66,28 @@ TEST(Noise, ErrorOverAllInputs) {
   EXPECT_GT(largest, 22 << kNoiseFrac);
   EXPECT_LT(least, -3 << kNoiseFrac);
   EXPECT_LT(largest, 1 << (kNoiseBits - 1));
+}
+
+// The RTL's table is this one, entry by entry: simulations hardly ever see the far octaves.
+TEST(Noise, TheRomHoldsTheTable) {
+  std::ifstream rom(MMF_NOISE_ROM);
+  std::size_t entries = 0;
+  for (std::string line; std::getline(rom, line);) {
+    unsigned address = 0, width = 0;
+    unsigned long word = 0;
+    if (std::sscanf(line.c_str(), " 10'd%u: data_q <= %u'h%lx;", &address, &width, &word) != 3)
+      continue;
+    ASSERT_EQ(address, entries);
+    ASSERT_EQ(width, kNoiseBits + kNoiseSlopeBits);
+    const auto value = static_cast<std::int32_t>(word >> kNoiseSlopeBits << (32 - kNoiseBits)) >>
+                       (32 - kNoiseBits);
+    ASSERT_EQ(value, kNoiseTable[entries].value) << address;
+    ASSERT_EQ(word & ((1UL << kNoiseSlopeBits) - 1),
+              static_cast<unsigned long>(kNoiseTable[entries].slope))
+        << address;
+    ++entries;
+  }
+  EXPECT_EQ(entries, std::size(kNoiseTable));
 }
 
 // 99.9 % quantile of chi-square with n degrees of freedom (Wilson and Hilferty).
