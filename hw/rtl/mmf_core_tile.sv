@@ -37,35 +37,13 @@ module mmf_core_tile #(
     if (!rst_ni) valid_q <= '0;
   end
 
-  // Stages 2 to 4: sums of four, stage 5: accumulators.
+  // Stages 2 to 4: sums of 4, 16 and 64 codes, stage 5: accumulators.
   for (genvar b = 0; b < Streams; b++) begin : g_stream
     for (genvar r = 0; r < 5; r++) begin : g_row
-      logic [16*11-1:0] s2_q;
-      logic [4*13-1:0] s3_q;
-      logic [14:0] s4_q;
-      logic [23:0] acc_q;
-      for (genvar k = 0; k < 16; k++) begin : g_four
-        logic [10:0] s;
-        always_comb begin
-          s = '0;
-          for (int i = 0; i < 4; i++) begin
-            // -c = ~c + 1
-            if (plus_q[64*r + 4*k + i]) s = s + {{3{codes_q[512*b + 8*(4*k + i) + 7]}}, codes_q[512*b + 8*(4*k + i) +: 8]};
-            else if (minus_q[64*r + 4*k + i]) s = s - {{3{codes_q[512*b + 8*(4*k + i) + 7]}}, codes_q[512*b + 8*(4*k + i) +: 8]};
-          end
-        end
-        always_ff @(posedge clk_i) s2_q[11*k +: 11] <= s;
-      end
-      for (genvar k = 0; k < 4; k++) begin : g_sixteen
-        always_ff @(posedge clk_i)
-          s3_q[13*k +: 13] <= {{2{s2_q[44*k + 10]}}, s2_q[44*k +: 11]} + {{2{s2_q[44*k + 21]}}, s2_q[44*k + 11 +: 11]} +
-                              {{2{s2_q[44*k + 32]}}, s2_q[44*k + 22 +: 11]} + {{2{s2_q[44*k + 43]}}, s2_q[44*k + 33 +: 11]};
-      end
-      always_ff @(posedge clk_i) begin
-        s4_q <= {{2{s3_q[12]}}, s3_q[12:0]} + {{2{s3_q[25]}}, s3_q[25:13]} + {{2{s3_q[38]}}, s3_q[38:26]} + {{2{s3_q[51]}}, s3_q[51:39]};
-        if (valid_q[3]) acc_q <= (first_q[3] ? 24'd0 : acc_q) + {{9{s4_q[14]}}, s4_q};
-      end
-      assign sums_o[120*b + 24*r +: 24] = acc_q;
+      mmf_core_row u_row (
+        .clk_i, .plus_i(plus_q[64*r +: 64]), .minus_i(minus_q[64*r +: 64]), .codes_i(codes_q[512*b +: 512]),
+        .take_i(valid_q[3]), .first_i(first_q[3]), .sum_o(sums_o[120*b + 24*r +: 24])
+      );
     end
   end
   assign valid_o = valid_q[4] && last_q[4];
