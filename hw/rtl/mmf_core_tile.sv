@@ -2,7 +2,9 @@
 // (mmf_core_trits).
 // Latency: sums_o is valid 5 cycles after the last beat of a group. Never stalls. All streams share the decoder.
 module mmf_core_tile #(
-  parameter int Streams = 1
+  parameter int Streams = 1,
+  parameter bit Pairs = 1'b0,     // of mmf_core_row: for area only
+  parameter bit CarryInput = 1'b0
 ) (
   input  logic         clk_i,
   input  logic         rst_ni,
@@ -14,17 +16,17 @@ module mmf_core_tile #(
   output logic         valid_o,
   output logic [120*Streams-1:0] sums_o     // 5 x 24 a stream
 );
-  logic [319:0] plus_q, minus_q;  // [64 r + j]
+  logic [319:0] use_q, minus_q;  // [64 r + j]: trit is 1, with Pairs not 0; trit is -1
   logic [512*Streams-1:0] codes_q;
   logic [4:0] valid_q, first_q, last_q;
 
   // Stage 1: trits.
   for (genvar j = 0; j < 64; j++) begin : g_decode
     logic [4:0] plus, minus;
-    mmf_core_trits u_trits (.byte_i(beat_i[8*j +: 8]), .plus_o(plus), .minus_o(minus));
+    mmf_core_trits #(.NotZero(Pairs)) u_trits (.byte_i(beat_i[8*j +: 8]), .plus_o(plus), .minus_o(minus));
     for (genvar r = 0; r < 5; r++) begin : g_row
       always_ff @(posedge clk_i) begin
-        plus_q[64*r + j]  <= plus[r];
+        use_q[64*r + j] <= plus[r];
         minus_q[64*r + j] <= minus[r];
       end
     end
@@ -37,11 +39,26 @@ module mmf_core_tile #(
     if (!rst_ni) valid_q <= '0;
   end
 
-  // Stages 2 to 4: sums of 4, 16 and 64 codes, stage 5: accumulators.
+  // Stages 2 to 4: sums of 2, 8 and 32 codes, stage 5: of 64, and the accumulators.
   for (genvar b = 0; b < Streams; b++) begin : g_stream
+    logic [287:0] sums_q, diffs_q;
+    if (Pairs) begin : g_pairs
+      for (genvar k = 0; k < 32; k++) begin : g_pair
+        logic [8:0] x, y;
+        assign x = {codes_i[512*b + 16*k + 7], codes_i[512*b + 16*k +: 8]};
+        assign y = {codes_i[512*b + 16*k + 15], codes_i[512*b + 16*k + 8 +: 8]};
+        always_ff @(posedge clk_i) begin
+          sums_q[9*k +: 9] <= x + y;
+          diffs_q[9*k +: 9] <= x - y;
+        end
+      end
+    end else begin : g_no_pairs
+      assign sums_q = '0;
+      assign diffs_q = '0;
+    end
     for (genvar r = 0; r < 5; r++) begin : g_row
-      mmf_core_row u_row (
-        .clk_i, .plus_i(plus_q[64*r +: 64]), .minus_i(minus_q[64*r +: 64]), .codes_i(codes_q[512*b +: 512]),
+      mmf_core_row #(.Pairs(Pairs), .CarryInput(CarryInput)) u_row (
+        .clk_i, .use_i(use_q[64*r +: 64]), .minus_i(minus_q[64*r +: 64]), .codes_i(codes_q[512*b +: 512]), .sums_i(sums_q), .diffs_i(diffs_q),
         .take_i(valid_q[3]), .first_i(first_q[3]), .sum_o(sums_o[120*b + 24*r +: 24])
       );
     end

@@ -1,7 +1,7 @@
 // A row of the int8 tile: 64 products, summed by a tree and accumulated.
 module mmf_int8_row #(
   parameter int Kind = 0,                  // of multiplier
-  parameter logic [6:0] Regs = 7'b1010100  // bit l: a register after the sums of 2^l products
+  parameter logic [6:0] Regs = 7'b0101010  // bit l: a register after the sums of 2^l products
 ) (
   input  logic         clk_i,
   input  logic [511:0] weights_i,

@@ -29,7 +29,7 @@ module mmf_int8_tile #(
     if (!rst_ni) valid_q <= '0;
   end
 
-  // Stages 2 to 4: products and sums of 4, 16 and 64 of them, stage 5: accumulators. The rows share the multiples of the codes.
+  // Stages 2 to 4: sums of 2, 8 and 32 products, stage 5: of 64, and the accumulators. The rows share the multiples of the codes.
   if (Kind == 2) begin : g_multiples
     for (genvar j = 0; j < 64; j++) begin : g_lane
       logic [7:0] c;

@@ -2,8 +2,10 @@
 """Cells of the ternary tile and of its int8 twins without DSP blocks, by synthesis for FPGA families and for a cell library.
 
 The rows and decoders are alike, so each is synthesised once (no flattening) and counted as often as it is there.
-int8 stands in four forms: the tool's own multiplier, the tool's Booth multiplier (newer Yosys only), rows of the product, base 4 with
-shared multiples. The ratio is to the smallest of the four, each design with whichever Yosys makes it smaller.
+Each tile stands in its forms, all of the same results and latency. Ternary: as in the core; with choices among sums and differences of
+pairs; with carry inputs from logic, where chains have such. int8: the tool's own multiplier, its Booth multiplier (newer Yosys only), rows
+of the product, base 4 with shared multiples. The ratio is of the smallest int8 to the smallest ternary form, each with whichever Yosys
+makes it smaller.
 
 usage: hw/synth/area.py [TARGET...]      writes docs/results/hw/synth/area_TARGET.json
 """
@@ -38,16 +40,21 @@ TARGETS = {
     "osu018": ("OSU 0.18 um cells", "synth", {"ffs": lambda c: total(c, "DFF.*", "LATCH")}),
 }
 FORBIDDEN = r"SB_MAC16|MULT.*|DSP.*|MISTRAL_MUL.*|.*RAM.*|DP16.*"
-DESIGNS = {"ternary": None, "int8_tool": 0, "int8_booth": 0, "int8_rows": 1, "int8_base4": 2}
+DESIGNS = {
+    "ternary": ("mmf_core_tile", ""), "ternary_pairs": ("mmf_core_tile", "-set Pairs 1"), "ternary_carry": ("mmf_core_tile", "-set CarryInput 1"),
+    "int8_tool": ("mmf_int8_tile", "-set Kind 0"), "int8_booth": ("mmf_int8_tile", "-set Kind 0"), "int8_rows": ("mmf_int8_tile", "-set Kind 1"),
+    "int8_base4": ("mmf_int8_tile", "-set Kind 2")}
+CARRY_INPUTS = ("xilinx7", "osu018")  # elsewhere a carry from logic takes a position of the chain, whatever synthesis counts
 
 
-def script(target, design, netlist):
-    kind = DESIGNS[design]
+def script(target, design, tool, netlist):
+    top, parameters = DESIGNS[design]
     synth = TARGETS[target][1]
-    top = "mmf_core_tile" if kind is None else "mmf_int8_tile"
-    lines = [f"read_verilog -sv {' '.join(TERNARY if kind is None else INT8)}"]
-    if kind is not None:
-        lines.append(f"chparam -set Kind {kind} {top}")
+    if target == "gowin" and tool == "pypi":
+        synth += " -nodsp"  # Yosys 0.23 knows no DSP blocks of Gowin
+    lines = [f"read_verilog -sv {' '.join(TERNARY if top == 'mmf_core_tile' else INT8)}"]
+    if parameters:
+        lines.append(f"chparam {parameters} {top}")
     lines.append(f"hierarchy -check -top {top}")
     if design == "int8_booth":
         lines += ["proc", "opt", "wreduce", "booth"]
@@ -65,7 +72,7 @@ def one(target, design, tool, command):
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{target}_{design}_{tool}"
     netlist = f"build/synth/area/{name}"
-    (folder / f"{name}.ys").write_text(script(target, design, netlist))
+    (folder / f"{name}.ys").write_text(script(target, design, tool, netlist))
     run([command, "-q", f"{netlist}.ys"], f"area/{name}.log")
     text = (folder / f"{name}.stat").read_text()
     # Yosys 0.23 prints the hierarchy as text inside its JSON: take the object of the whole design alone.
@@ -90,16 +97,16 @@ def main():
     for target in sys.argv[1:] or TARGETS:
         measure = "area" if target == "osu018" else "luts"
         rows = [one(target, design, tool, command) for design in DESIGNS for tool, command in tools.items()
-                if not (design == "int8_booth" and tool == "debian")]
-        smallest = {design: min((r for r in rows if r["design"] == design), key=lambda r: r[measure]) for design in DESIGNS}
-        twin = min((r for d, r in smallest.items() if d != "ternary"), key=lambda r: r[measure])
-        ternary = smallest["ternary"]
+                if not (design == "int8_booth" and tool == "debian") and (design != "ternary_carry" or target in CARRY_INPUTS)]
+        smallest = {r["design"]: r for r in sorted(rows, key=lambda r: -r[measure])}
+        ternary, twin = (min((r for d, r in smallest.items() if d.startswith(kind)), key=lambda r: r[measure]) for kind in ("ternary", "int8"))
         write_json(f"area_{target}.json", {
             "what": "5 x 64 tile, synthesised, before placement, never measured", "target": TARGETS[target][0],
             "synthesis": TARGETS[target][1] if target != "osu018" else "synth; dfflibmap; abc -liberty osu018_stdcells.lib",
-            "versions": versions, "measure": measure, "ternary": ternary[measure], "int8": twin[measure], "int8_form": twin["design"],
+            "versions": versions, "measure": measure, "ternary": ternary[measure], "ternary_form": ternary["design"],
+            "int8": twin[measure], "int8_form": twin["design"],
             "ratio": round(twin[measure] / ternary[measure], 3),
-            "ratios": {d: round(r[measure] / ternary[measure], 3) for d, r in smallest.items() if d != "ternary"}, "rows": rows})
+            "ratios": {d: round(r[measure] / ternary[measure], 3) for d, r in smallest.items() if d != ternary["design"]}, "rows": rows})
 
 
 main()

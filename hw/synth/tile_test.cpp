@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <verilated.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -10,9 +11,11 @@
 #include <random>
 #include <vector>
 
+#include "Vtile_carry.h"
 #include "Vtile_int8_0.h"
 #include "Vtile_int8_1.h"
 #include "Vtile_int8_2.h"
+#include "Vtile_pairs.h"
 #include "Vtile_ternary.h"
 #include "mmfree/hw/fixed.h"
 
@@ -24,29 +27,31 @@ using Weights = std::array<std::array<std::int8_t, kLanes>, kRows>;
 using Codes = std::array<std::int8_t, kLanes>;
 using Sums = std::array<std::int64_t, kRows>;
 
+template <class Tile>
+constexpr bool kTernary = std::is_same_v<Tile, Vtile_ternary> ||
+                          std::is_same_v<Tile, Vtile_pairs> || std::is_same_v<Tile, Vtile_carry>;
+
 // How a tile takes weights: bytes of five trits, or a byte a weight.
-void set_beat(Vtile_ternary& tile, const Weights& weights) {
+template <class Tile>
+void set_beat(Tile& tile, const Weights& weights) {
+  if (!kTernary<Tile>) {
+    std::memcpy(&tile.beat_i, weights.data(), std::min(sizeof weights, sizeof tile.beat_i));
+    return;
+  }
   for (int j = 0; j < kLanes; ++j) {
     std::int8_t trits[kRows];
     for (int r = 0; r < kRows; ++r) trits[r] = weights[r][j];
     reinterpret_cast<std::uint8_t*>(&tile.beat_i)[j] = encode_trits(trits);
   }
 }
-template <class Tile>
-void set_beat(Tile& tile, const Weights& weights) {
-  std::memcpy(&tile.beat_i, weights.data(), sizeof weights);
-}
 
-std::int64_t row_sum(const Vtile_ternary& tile, int row) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, reinterpret_cast<const std::uint8_t*>(&tile.sums_o) + 3 * row, 3);
-  return static_cast<std::int32_t>(bits << 8) >> 8;
-}
+// Sums have 24 bits, of the int8 tiles 32.
 template <class Tile>
 std::int64_t row_sum(const Tile& tile, int row) {
-  std::int32_t sum = 0;
-  std::memcpy(&sum, reinterpret_cast<const std::uint8_t*>(&tile.sums_o) + 4 * row, 4);
-  return sum;
+  constexpr int kBytes = kTernary<Tile> ? 3 : 4, kShift = 32 - 8 * kBytes;
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, reinterpret_cast<const std::uint8_t*>(&tile.sums_o) + kBytes * row, kBytes);
+  return static_cast<std::int32_t>(bits << kShift) >> kShift;
 }
 
 template <class Tile>
@@ -110,13 +115,14 @@ struct Bench {
 template <class Tile>
 class Tiles : public ::testing::Test {
  public:
-  static constexpr bool kTernary = std::is_same_v<Tile, Vtile_ternary>;
+  static constexpr bool kTrits = kTernary<Tile>;
   static std::vector<std::int8_t> corners() {
-    if (kTernary) return {-1, 0, 1};
+    if (kTrits) return {-1, 0, 1};
     return {-128, -127, -1, 0, 1, 2, 127};
   }
 };
-using AllTiles = ::testing::Types<Vtile_ternary, Vtile_int8_0, Vtile_int8_1, Vtile_int8_2>;
+using AllTiles = ::testing::Types<Vtile_ternary, Vtile_pairs, Vtile_carry, Vtile_int8_0,
+                                  Vtile_int8_1, Vtile_int8_2>;
 TYPED_TEST_SUITE(Tiles, AllTiles);
 
 TYPED_TEST(Tiles, RandomGroups) {
@@ -127,8 +133,8 @@ TYPED_TEST(Tiles, RandomGroups) {
                 [&](Weights& weights, Codes& codes) {
                   for (auto& row : weights)
                     for (auto& w : row)
-                      w = TestFixture::kTernary ? static_cast<std::int8_t>(random() % 3) - 1
-                                                : static_cast<std::int8_t>(random());
+                      w = TestFixture::kTrits ? static_cast<std::int8_t>(random() % 3) - 1
+                                              : static_cast<std::int8_t>(random());
                   for (auto& c : codes) c = static_cast<std::int8_t>(random());
                 });
   bench.finish();
