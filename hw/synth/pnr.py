@@ -29,7 +29,8 @@ RUNS = {
     "row_hx8k": {**ICE40, "what": "64 lanes: a row with a register after each level", "top": "pnr_row", "mhz": 170,
                  "files": [TERNARY[1], "hw/synth/pnr_row.sv"]},
     "tile_gowin": {**GOWIN, "what": "5 x 64 tile of the core", "top": "pnr_tile", "mhz": 120, "files": [*TERNARY, "hw/synth/pnr_tile.sv"]},
-    "core_ecp5": {**ECP5, "what": "complete core: width 256, state 768, 128 instructions, FIFO of 128 beats, one stream", "top": "pnr_core",
+    # Units one by one, as the whole at once takes several times longer; the table of the sigmoid in LUTs, because block RAM is slow.
+    "core_ecp5": {**ECP5, "synth": "synth_ecp5 -noflatten", "before": "proc -norom; ", "what": "complete core: width 256, state 768, 128 instructions, FIFO of 128 beats, one stream", "top": "pnr_core",
                   "mhz": 110, "files": [*CORE, "hw/synth/pnr_core.sv"]},
 }
 
@@ -38,7 +39,8 @@ def synthesise(name, job):
     netlist = BUILD / "pnr" / f"{name}.json"
     netlist.parent.mkdir(parents=True, exist_ok=True)
     yosys = yowasp("yosys") if job["yosys"] == "pypi" else job["yosys"]
-    script = f"read_verilog -sv {' '.join(job['files'])}; {job['synth']} -top {job['top']} -json {netlist.relative_to(BUILD.parents[1])}"
+    script = f"read_verilog -sv {' '.join(job['files'])}; hierarchy -check -top {job['top']}; {job.get('before', '')}"
+    script += f"{job['synth']} -top {job['top']}; flatten; opt_clean; write_json {netlist.relative_to(BUILD.parents[1])}"
     run([yosys, "-q", "-p", script], f"pnr/{name}_yosys.log")
     return netlist, version([yosys, "-V"])
 
