@@ -21,7 +21,7 @@ ECP5 = {"device": "Lattice ECP5-85F, speed grade 8", "yosys": "yosys", "synth": 
 ICE40 = {"device": "Lattice iCE40 HX8K", "yosys": "yosys", "synth": "synth_ice40", "nextpnr": "/usr/bin/nextpnr-ice40",
          "options": ["--hx8k", "--package", "ct256"]}
 GOWIN = {"device": "Gowin GW2A-18, GW2A-LV18PG256C8/I7", "yosys": "pypi", "synth": "synth_gowin -family gw2a", "nextpnr": "nextpnr-himbaechel-gowin",
-         "options": ["--device", "GW2A-LV18PG256C8/I7", "--vopt", "family=GW2A-18"]}
+         "options": ["--device", "GW2A-LV18PG256C8/I7", "--vopt", "family=GW2A-18", "--vopt", "cst=hw/synth/pnr_tile.cst"]}
 
 # mhz: what the router aims at.
 RUNS = {
