@@ -369,7 +369,8 @@ module mmf_core #(
   always_ff @(posedge clk_i)
     if (vec_code_we)
       for (int b = 0; b < Streams; b++)
-        q_mem[{vec_dst_q, vec_code_addr[EW-5:2]}][512*b + 128*vec_code_addr[1:0] +: 128] <= vec_codes[128*b +: 128];
+        for (int j = 0; j < 4; j++)
+          if (vec_code_addr[1:0] == 2'(j)) q_mem[{vec_dst_q, vec_code_addr[EW-5:2]}][512*b + 128*j +: 128] <= vec_codes[128*b +: 128];
 
   // ---------------------------------------------------------------- SFU
   logic [32*Streams-1:0] sfu_result;
@@ -396,14 +397,21 @@ module mmf_core #(
     end
   end
 
-  // Scalar registers
+  // Scalar registers, written at constant positions under conditions: a write at a variable position would be synthesised as shifters
+  // of the whole file.
+  logic lds;
+  logic [1023:0] loaded;
+  assign lds = ld_take && ld_op_q == mmf_isa_pkg::OP_LDS;
+  assign loaded = {512'd0, beat} << {ld_dst_q[4:0], 5'd0};
   always_ff @(posedge clk_i) begin
-    for (int b = 0; b < Streams; b++) begin
-      if (ld_take && ld_op_q == mmf_isa_pkg::OP_LDS) s_regs[1024*b + 32*ld_dst_q[4:0] +: 512] <= beat;
-      if (vec_done && vec_ss_we_q) s_regs[1024*b + 32*vec_ss_q +: 32] <= vec_squares[32*b +: 32];
-      if (vec_done && vec_mx_we_q) s_regs[1024*b + 32*vec_mx_q +: 32] <= vec_maximum[32*b +: 32];
-      if (sfu_done) s_regs[1024*b + 32*sfu_dst_q +: 32] <= sfu_result[32*b +: 32];
-    end
+    if (lds || vec_done || sfu_done)
+      for (int b = 0; b < Streams; b++)
+        for (int k = 0; k < 32; k++) begin
+          if (lds && 5'(k) - ld_dst_q[4:0] < 5'd16) s_regs[1024*b + 32*k +: 32] <= loaded[32*k +: 32];
+          if (vec_done && vec_ss_we_q && vec_ss_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= vec_squares[32*b +: 32];
+          if (vec_done && vec_mx_we_q && vec_mx_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= vec_maximum[32*b +: 32];
+          if (sfu_done && sfu_dst_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= sfu_result[32*b +: 32];
+        end
   end
 
   // ---------------------------------------------------------------- TMM
@@ -485,6 +493,10 @@ module mmf_core #(
   assign hraddr = hraddrs[HW-1:0];
   assign hwaddr = hwaddrs[HW-1:0];
   assign rbank = rbanks[1:0];
+  logic embeds;
+  logic [WW-1:0] x_waddr;
+  assign embeds = ld_take && ld_op_q == mmf_isa_pkg::OP_EMB;
+  assign x_waddr = embeds ? ld_at_q[WW-1:0] : waddr[EW-1:5];
   logic [1024*Streams-1:0] x_row;
   logic [511:0] c_row;
   assign x_row = x_mem[raddr[EW-1:5]];
@@ -499,20 +511,22 @@ module mmf_core #(
         4'(mmf_isa_pkg::EPI_SIGF), 4'(mmf_isa_pkg::EPI_SILU): t_mem[waddr[EW-1:0]] <= t_write;
         4'(mmf_isa_pkg::EPI_STATE): h_mem[hwaddr] <= h_write;
         4'(mmf_isa_pkg::EPI_SWISHG), 4'(mmf_isa_pkg::EPI_MULT): begin
-          for (int b = 0; b < Streams; b++) z_mem[waddr[EW-1:5]][1024*b + 32*waddr[4:0] +: 32] <= v_write[32*b +: 32];
+          for (int b = 0; b < Streams; b++)
+            for (int j = 0; j < 32; j++)
+              if (waddr[4:0] == 5'(j)) z_mem[waddr[EW-1:5]][1024*b + 32*j +: 32] <= v_write[32*b +: 32];
           z_bits_q <= v_bits;
         end
-        4'(mmf_isa_pkg::EPI_RESADD): begin
-          for (int b = 0; b < Streams; b++) x_mem[waddr[EW-1:5]][1024*b + 32*waddr[4:0] +: 32] <= v_write[32*b +: 32];
-          x_bits_q <= v_bits;
-        end
+        4'(mmf_isa_pkg::EPI_RESADD): x_bits_q <= v_bits;
         default: ;
       endcase
     end
-    if (ld_take && ld_op_q == mmf_isa_pkg::OP_EMB) begin
-      x_mem[ld_at_q[WW-1:0]][1024*ld_stream_q +: 1024] <= embedded;
-      x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
-    end
+    // One write port of X: a beat of an embedding or a row. Both write X, so that never both come.
+    if (embeds || (epi_we && wepi == 4'(mmf_isa_pkg::EPI_RESADD)))
+      for (int b = 0; b < Streams; b++)
+        for (int j = 0; j < 32; j++)
+          if (embeds ? ld_stream_q == SW'(b) : waddr[4:0] == 5'(j))
+            x_mem[x_waddr][1024*b + 32*j +: 32] <= embeds ? embedded[32*j +: 32] : v_write[32*b +: 32];
+    if (embeds) x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
   end
   for (genvar b = 0; b < Streams; b++) begin : g_epi
     mmf_core_epi #(.RowW(RowW), .StateW(HW)) u_epi (

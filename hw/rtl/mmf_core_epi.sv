@@ -97,8 +97,9 @@ module mmf_core_epi #(
   logic fresh1_q;
   logic signed [40:0] prod2_q;
   logic [5:0] shift2_q;
-  logic signed [17:0] t2_q, t3_q, t4_q, t5_q, t6_q;
-  logic signed [23:0] h2_q, h3_q, h4_q, h5_q, h6_q;
+  logic [41:0] half2_q;              // for rounding
+  logic signed [17:0] t2_q, t3_q, t4_q, t5_q;
+  logic signed [23:0] h2_q, h3_q, h4_q, h5_q;
   logic signed [31:0] x2_q, x3_q, x4_q, x5_q, x6_q;
   logic [15:0] b2_q, b3_q, b4_q, b5_q;
   logic signed [17:0] act3_q, act4_q, act5_q;
@@ -115,7 +116,7 @@ module mmf_core_epi #(
   always_comb begin
     // |prod2_q| < 2^40: larger shifts round it to 0.
     if (shift2_q > 6'd41) scaled = 42'sd0;
-    else scaled = ($signed({prod2_q[40], prod2_q}) + (shift2_q == 6'd0 ? 42'sd0 : $signed(42'd1 << (shift2_q - 6'd1)))) >>> shift2_q;
+    else scaled = ($signed({prod2_q[40], prod2_q}) + $signed(half2_q)) >>> shift2_q;
     state_act = ($signed({h2_q[23], h2_q}) + 25'sd32) >>> 6;
     if (e2_q == 4'(mmf_isa_pkg::EPI_SWISHG))
       act = state_act > 25'sd131071 ? 18'sd131071 : (state_act < -25'sd131072 ? -18'sd131072 : state_act[17:0]);
@@ -131,13 +132,13 @@ module mmf_core_epi #(
   assign magnitude = act3_q == -18'sd131072 ? 18'h1ffff : (act3_q[17] ? negated : act3_q);
   mmf_sigmoid_rom u_rom (.clk_i, .en_i(1'b1), .addr_i(magnitude[16:9]), .data_q(segment));
 
-  // Stage 4: line through the segment
+  // Stage 4: line through the segment. The half and its rounding are added to the value while growth is multiplied.
   logic [20:0] growth;
   logic [17:0] fine;
   logic [15:0] positive;
   assign growth = segment[11:0] * inside4_q + 21'd256;
-  assign fine = {2'd0, segment[27:12]} + {6'd0, growth[20:9]};
-  assign positive = 16'd16384 + 16'((fine + 18'd2) >> 2);
+  assign fine = ({2'd0, segment[27:12]} + 18'd65538) + {6'd0, growth[20:9]};
+  assign positive = fine[17:2];
 
   // Stage 5: SiLU and forget gate
   logic signed [34:0] silu_wide;
@@ -149,13 +150,15 @@ module mmf_core_epi #(
   logic signed [43:0] state_wide;
   logic signed [42:0] gated_wide;
   logic signed [32:0] residual_wide;
-  logic signed [17:0] gate;
+  // What stage 5 prepares of it: f h and rounding, 1 - f, and which gate.
+  logic signed [43:0] kept6_q;
+  logic signed [18:0] rest6_q;
+  logic signed [17:0] gate6_q;
   logic [31:0] value;
   logic [31:0] bits_q, bits_next;
   always_comb begin
-    state_wide = (h6_q * $signed({1'b0, t6_q[16:0]}) + ((silu6_q * $signed({1'b0, 18'd32768 - t6_q})) <<< 6) + 44'sd16384) >>> 15;
-    gate = e6_q == 4'(mmf_isa_pkg::EPI_MULT) ? t6_q : silu6_q;
-    gated_wide = (sum6_q * gate + 43'sd8) >>> 4;
+    state_wide = (kept6_q + ((silu6_q * rest6_q) <<< 6)) >>> 15;
+    gated_wide = (sum6_q * gate6_q + 43'sd8) >>> 4;
     residual_wide = $signed({x6_q[31], x6_q}) + $signed({y6_q[31], y6_q});
     if (e6_q == 4'(mmf_isa_pkg::EPI_RESADD))
       value = residual_wide > 33'sd2147483647 ? 32'h7fffffff : (residual_wide < -33'sd2147483648 ? 32'h80000000 : residual_wide[31:0]);
@@ -220,6 +223,7 @@ module mmf_core_epi #(
     sum2_q <= sum1_q;
     prod2_q <= sum1_q * $signed({1'b0, scale1_q[15:0]});
     shift2_q <= scale1_q[21:16];
+    half2_q <= scale1_q[21:16] == 6'd0 ? 42'd0 : 42'd1 << (scale1_q[21:16] - 6'd1);
     t2_q <= t_i;
     h2_q <= (fresh1_q && e1_q == 4'(mmf_isa_pkg::EPI_STATE)) ? 24'd0 : h_i;
     x2_q <= x_i;
@@ -267,8 +271,9 @@ module mmf_core_epi #(
     silu6_q <= silu_wide[17:0];
     f6_q <= b5_q + gate_wide[15:0];
     y6_q <= y5_q;
-    t6_q <= t5_q;
-    h6_q <= h5_q;
+    kept6_q <= h5_q * $signed({1'b0, t5_q[16:0]}) + 44'sd16384;
+    rest6_q <= $signed({1'b0, 18'd32768 - t5_q});
+    gate6_q <= e5_q == 4'(mmf_isa_pkg::EPI_MULT) ? t5_q : silu_wide[17:0];
     x6_q <= x5_q;
     if (v_q[6]) bits_q <= bits_next;
 
