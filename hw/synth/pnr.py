@@ -14,8 +14,8 @@ import time
 from common import BUILD, RTL, TERNARY, run, version, write_json, yowasp
 
 CORE = [f"{RTL}/generated/mmf_num_pkg.sv", f"{RTL}/generated/mmf_isa_pkg.sv", f"{RTL}/generated/mmf_sigmoid_rom.sv",
-        f"{RTL}/mmf_core_fetch.sv", *TERNARY, f"{RTL}/mmf_core_sfu.sv", f"{RTL}/mmf_core_vec.sv", f"{RTL}/mmf_core_epi.sv",
-        f"{RTL}/mmf_core.sv"]
+        f"{RTL}/generated/mmf_noise_rom.sv", *TERNARY,
+        *(f"{RTL}/mmf_core_{name}.sv" for name in ("decode", "board", "fetch", "sfu", "vec", "noise", "epi")), f"{RTL}/mmf_core.sv"]
 ECP5 = {"device": "Lattice ECP5-85F, speed grade 8", "yosys": "yosys", "synth": "synth_ecp5", "nextpnr": "nextpnr-ecp5",
         "options": ["--85k", "--package", "CABGA756", "--speed", "8", "--lpf-allow-unconstrained"]}
 ICE40 = {"device": "Lattice iCE40 HX8K", "yosys": "yosys", "synth": "synth_ice40", "nextpnr": "/usr/bin/nextpnr-ice40",

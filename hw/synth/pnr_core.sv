@@ -5,7 +5,7 @@ module pnr_core (
   input  logic bit_i,
   output logic bit_o
 );
-  localparam int In = 775, Out = 872;
+  localparam int In = 903, Out = 872;
   logic [In-1:0] chain_q, in_q;
   logic [Out-1:0] out, seen_q, out_q;
   logic [9:0] turn_q;
@@ -23,6 +23,7 @@ module pnr_core (
     .clk_i, .rst_ni(rst_nq),
     .prog_we_i(in_q[0]), .prog_addr_i(in_q[7:1]), .prog_data_i(in_q[135:8]), .prog_last_i(in_q[142:136]),
     .start_i(in_q[143]), .token_i(in_q[167:144]), .fresh_i(in_q[168]), .logits_i(in_q[169]), .mixer_i(in_q[193:170]),
+    .temperature_i(in_q[806:775]), .seed_i(in_q[870:807]), .position_i(in_q[902:871]),
     .busy_o(out[0]), .done_o(out[1]), .error_o(out[9:2]), .error_pc_o(out[25:10]), .token_o(out[49:26]),
     .ext_run_valid_i(in_q[194]), .ext_run_ready_o(out[50]), .ext_run_beat_i(in_q[226:195]), .ext_run_len_i(in_q[258:227]),
     .ext_beat_valid_o(out[51]), .ext_beat_o(out[563:52]), .ext_beat_pop_i(in_q[259]),
