@@ -2,9 +2,10 @@
 # Installs the Debian packages that are missing: what the build, the tests and the quick start's text need.
 # Changes nothing, and asks for nothing, when all are there. As root, or with sudo.
 #
-# usage: scripts/setup.sh [--checks] [--hw] [--arm64]
+# usage: scripts/setup.sh [--checks] [--hw] [--synth] [--arm64]
 #   --checks: also what the file-format and source-format checks need
-#   --hw: also what simulates, proves and synthesises the accelerator
+#   --hw: also what simulates and proves the accelerator
+#   --synth: also what places, routes and times it (hw/synth/setup.sh adds tools from PyPI)
 #   --arm64: also the cross compiler and the emulator for 64-bit ARM
 set -eu
 
@@ -19,9 +20,10 @@ for argument in "$@"; do
   case $argument in
     --checks) packages="$packages python3-venv python3-pip clang-format" ;;
     --hw) packages="$packages verilator iverilog yosys z3" ;;
+    --synth) packages="$packages yosys nextpnr-ice40 qflow-tech-osu018 opensta python3-venv python3-pip" ;;
     --arm64) packages="$packages g++-aarch64-linux-gnu qemu-user" ;;
     *)
-      echo "setup.sh: unknown option '$argument' (expected: --checks, --hw, --arm64)" >&2
+      echo "setup.sh: unknown option '$argument' (expected: --checks, --hw, --synth, --arm64)" >&2
       exit 2
       ;;
   esac

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Line coverage of hw/rtl over all benches, merged, as JSON: per file and in total. Needs a built preset hw.
+# Line coverage of hw/rtl over all benches, merged, as JSON: per file and in total. Generated tables (*_rom.sv) are data, an entry a line,
+# and left out: hw_noise_test and hw_generated_files_are_current compare them with their source. Needs a built preset hw.
 # usage: hw/cosim/coverage.sh [BUILD_DIR]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -10,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/data"
 flags="-std=c++20 -O1 -fopenmp -I$root -DFMT_SHARED -DMMF_RTL_ONE_STREAM -DMMF_RTL_WIDTH=2048 -DMMF_RTL_STATE=4096 -DMMF_RTL_PROGRAM=128"
 libraries="$build/libmmfree.a -fopenmp -lgtest_main -lgtest -lfmt -lsentencepiece_train -lsentencepiece"
-packages="hw/rtl/generated/mmf_num_pkg.sv hw/rtl/generated/mmf_isa_pkg.sv hw/rtl/generated/mmf_sigmoid_rom.sv"
+packages="hw/rtl/generated/mmf_num_pkg.sv hw/rtl/generated/mmf_isa_pkg.sv hw/rtl/generated/mmf_sigmoid_rom.sv hw/rtl/generated/mmf_noise_rom.sv"
 for source in rtl_core_test random_program_test random_program; do
   g++ $flags -c hw/cosim/$source.cpp -o "$work/$source.o"
 done
@@ -28,10 +29,11 @@ awk -F'[:,]' '
   /^SF:/ { n = split($2, part, "/"); file = part[n]; order[++files] = file }
   /^DA:/ { lines[file]++; if ($3 > 0) covered[file]++; else missing[file] = missing[file] " " $2 }
   END {
-    printf "{\n  \"what\": \"line coverage of hw/rtl, simulated\",\n  \"files\": ["
+    printf "{\n  \"what\": \"line coverage of hw/rtl without generated tables, simulated\",\n  \"files\": ["
     for (i = 1; i <= files; i++) {
-      f = order[i]; total += lines[f]; all += covered[f]
-      printf "%s\n    {\"file\": \"%s\", \"lines\": %d, \"covered\": %d, \"not_covered\": \"%s\"}", (i > 1 ? "," : ""), f, lines[f], covered[f],
+      f = order[i]; if (f ~ /_rom\.sv$/) continue
+      total += lines[f]; all += covered[f]
+      printf "%s\n    {\"file\": \"%s\", \"lines\": %d, \"covered\": %d, \"not_covered\": \"%s\"}", (n_out++ ? "," : ""), f, lines[f], covered[f],
         substr(missing[f], 2)
     }
     printf "\n  ],\n  \"lines\": %d,\n  \"covered\": %d,\n  \"share\": %.4f\n}\n", total, all, all / total

@@ -17,7 +17,7 @@ try() {
   local rtl=$1
   verilator --cc --exe --build -j 2 --Mdir "$rtl/obj" --prefix Vmmf_core --top-module mmf_core -Wno-fatal -O1 \
     -GWidth=$width -GStateSize=$state -GProgramSize=$program hw/cosim/rtl_core.vlt \
-    "$rtl"/generated/mmf_num_pkg.sv "$rtl"/generated/mmf_isa_pkg.sv "$rtl"/generated/mmf_sigmoid_rom.sv "$rtl"/mmf_core*.sv \
+    "$rtl"/generated/mmf_num_pkg.sv "$rtl"/generated/mmf_isa_pkg.sv "$rtl"/generated/*_rom.sv "$rtl"/mmf_core*.sv \
     -CFLAGS "-std=c++20 -O1 -fopenmp -I$root -DFMT_SHARED -DMMF_RTL_ONE_STREAM -DMMF_RTL_WIDTH=$width -DMMF_RTL_STATE=$state -DMMF_RTL_PROGRAM=$program" \
     -LDFLAGS "$work/rtl_core_test.o $work/random_program_test.o $work/random_program.o $build/libmmfree.a -fopenmp -lgtest_main -lgtest -lfmt -lsentencepiece_train -lsentencepiece" \
     "$root/hw/cosim/rtl_core.cpp" -o test >"$rtl/log" 2>&1 || { tail -5 "$rtl/log" >&2; return 2; }

@@ -36,7 +36,7 @@ struct Known {
   std::uint64_t x = 0, z = 0;  // elements that the vector's OR covers
   std::uint64_t gates = 0;     // first elements of T that are forget gates
   std::uint32_t scales = 0;    // registers that hold a scale
-  bool best = false;           // ARGMAX has been executed
+  bool best = false;           // ARGMAX or SAMPLE has been executed
   void forget() { *this = {.best = best}; }
 };
 
@@ -45,6 +45,7 @@ class Generator {
   Generator(std::uint64_t seed, const Shape& shape, const Addresses& at, int streams)
       : dice_(seed), n_(shape), at_(at), streams_(streams) {
     widest_ = u(std::max({n_.d, n_.m, n_.f}));
+    eager_ = dice_.chance(30);
   }
 
   std::vector<Instruction> program(std::size_t most) {
@@ -142,9 +143,7 @@ class Generator {
       case 2:
       case 3:
       case 4:
-        put(Op::LDC,
-            {{"dst", dice_.below(kConstBanks)}, {"len", dice_.between(1, (widest_ + 31) / 32)}});
-        return;
+        return load_constants();
       case 5:
       case 6:
         return statistics();
@@ -171,6 +170,10 @@ class Generator {
                   {"page", at_.embedding},
                   {"shift", dice_.below(17)}});
     flush();
+  }
+  void load_constants() {
+    put(Op::LDC,
+        {{"dst", dice_.below(kConstBanks)}, {"len", dice_.between(1, (widest_ + 31) / 32)}});
   }
   void load_scalars(std::uint64_t first) {
     put(Op::LDS, {{"dst", first}});
@@ -210,14 +213,15 @@ class Generator {
         {{"dst", dice_.below(kCodeBanks)}, {"a", vec}, {"b", bank}, {"len", len}, {"r", r}});
   }
   void scalar() {
-    const std::uint64_t fn = dice_.below(4), dst = dice_.below(kScalars);
+    const std::uint64_t fn = dice_.below(5), dst = dice_.below(kScalars);
     put(Op::SFU, {{"dst", dst},
                   {"a", dice_.below(kScalars)},
                   {"b", dice_.below(kScalars)},
                   {"fn", fn},
                   {"frac", dice_.below(64)}});
     const std::uint32_t bit = 1U << dst;
-    known_.scales = fn == kFN_RCP || fn == kFN_SCL ? known_.scales | bit : known_.scales & ~bit;
+    known_.scales = fn == kFN_RCP || fn == kFN_SCL || fn == kFN_SCT ? known_.scales | bit
+                                                                    : known_.scales & ~bit;
   }
   // A register that holds a scale; makes one if there is none.
   std::uint64_t scale() {
@@ -236,17 +240,19 @@ class Generator {
     return dst;
   }
   void any_matrix() {
-    const auto epi = static_cast<unsigned>(dice_.below(7));
+    const auto epi = static_cast<unsigned>(dice_.below(8));
     if (epi == kEPI_STATE && known_.gates < kLeastRows) return;
-    std::uint64_t most = epi == kEPI_ARGMAX                       ? u(n_.vocab)
+    std::uint64_t most = keeps_row(epi)                           ? u(n_.vocab)
                          : epi == kEPI_RESADD                     ? u(n_.d)
                          : epi == kEPI_STATE                      ? std::min(known_.gates, u(n_.m))
                          : epi == kEPI_SIGF || epi == kEPI_SWISHG ? u(n_.m)
                                                                   : u(n_.f);
-    const std::uint64_t least = epi == kEPI_ARGMAX ? 1 : kLeastRows;
+    const std::uint64_t least = keeps_row(epi) ? 1 : kLeastRows;
     std::uint64_t rows = dice_.chance(40) ? most : dice_.between(least, most);
     if (dice_.chance(15)) rows = std::min(most, dice_.between(least, 12));
     matrix(epi, rows);
+    if (eager_ && dice_.chance(50))
+      for (int k = 0; k < 2; ++k) load_constants();
   }
   void matrix(unsigned epi, std::uint64_t rows) {
     const bool scaled = epi != kEPI_SWISHG && epi != kEPI_MULT && epi != kEPI_ARGMAX;
@@ -262,7 +268,7 @@ class Generator {
     if (epi == kEPI_SILU) known_.gates = 0;
     if (epi == kEPI_SWISHG || epi == kEPI_MULT) known_.z = rows;
     if (epi == kEPI_RESADD) known_.x = rows;
-    if (epi == kEPI_ARGMAX && flags_ == 0) known_.best = true;
+    if (keeps_row(epi) && flags_ == 0) known_.best = true;
   }
 
   static std::uint64_t taken(const Instruction& i) {
@@ -288,7 +294,7 @@ class Generator {
       const bool scalars = body_[k].op() == Op::LDS;
       const std::uint64_t most = scalars ? kScalarBeats : available();
       const bool join = !runs.empty() && runs.back().scalars == scalars &&
-                        runs.back().beats + beats <= most && dice_.chance(60);
+                        runs.back().beats + beats <= most && dice_.chance(eager_ ? 5 : 60);
       if (join) {
         runs.back().last = k;
         runs.back().beats += beats;
@@ -301,7 +307,8 @@ class Generator {
       while (next < runs.size()) {
         std::size_t pending = 0;
         for (std::size_t r = 0; r < next; ++r) pending += runs[r].last >= k ? 1 : 0;
-        const bool now = runs[next].first == k || (pending < kRunQueue && dice_.chance(40));
+        const bool now =
+            runs[next].first == k || (pending < kRunQueue && (eager_ || dice_.chance(40)));
         if (!now) break;
         append(runs[next++]);
       }
@@ -325,6 +332,9 @@ class Generator {
   Addresses at_;
   int streams_;
   std::uint64_t widest_ = 0;
+  // Appends many short runs as early as it may: behind a long matrix they fill the queue, and WST
+  // waits.
+  bool eager_ = false;
   unsigned flags_ = 0;
   Known known_;
   std::vector<Instruction> program_, body_;
@@ -334,7 +344,8 @@ class Generator {
 
 std::vector<std::byte> random_program_image(std::uint64_t seed, int streams, std::size_t most) {
   Dice dice(~seed);
-  const auto width = [&] { return static_cast<idx>(dice.between(1, 5)) * kLanes; };
+  const std::uint64_t widest = dice.chance(25) ? 10 : 5;
+  const auto width = [&] { return static_cast<idx>(dice.between(1, widest)) * kLanes; };
   Shape shape{};
   shape.d = width();
   shape.m = width();
@@ -350,6 +361,7 @@ std::vector<std::byte> random_program_image(std::uint64_t seed, int streams, std
   h.isa = kIsaVersion;
   h.lanes = kLanes;
   h.rows = kRows;
+  h.ports = 1;
   h.d = static_cast<std::uint32_t>(shape.d);
   h.m = static_cast<std::uint32_t>(shape.m);
   h.f = static_cast<std::uint32_t>(shape.f);

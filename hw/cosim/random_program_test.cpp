@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <map>
 #include <string>
 
 #include "hw/cosim/rtl_core.h"
@@ -20,12 +21,23 @@ std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
+// A third of the streams take the likeliest row.
+Sampling random_sampling(std::uint64_t seed, std::uint64_t token, std::uint64_t stream) {
+  const std::uint64_t at = token * 16 + stream;
+  const double temperatures[] = {0, 0.03125, 0.7, 1, 3, 1000};
+  const auto pick = static_cast<std::size_t>(random_bits(seed, 11, at) % 6);
+  Sampling s = sampling(pick < 2 ? 0 : temperatures[pick], random_bits(seed, 12, at));
+  s.position = static_cast<std::uint32_t>(random_bits(seed, 13, at));
+  return s;
+}
+
 TEST(RandomPrograms, AgreeWithTheSimulator) {
   const std::uint64_t first = from_environment("MMF_SEED", 1);
   const std::uint64_t count = from_environment("MMF_PROGRAMS", 60);
   fmt::print("seeds {} to {}\n", first, first + count - 1);
-  std::uint64_t compared = 0;
+  std::uint64_t compared = 0, wait_stream = 0, wait_results = 0;
   StallCounts stalls{};
+  std::map<std::pair<Kind, std::uint64_t>, int> used;  // named values in instructions
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
     SCOPED_TRACE(fmt::format("MMF_PROGRAMS=1 MMF_SEED={}", seed));
     const int streams = RtlCore::kStreams.size() == 1 ? 1
@@ -46,7 +58,8 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
       for (std::size_t b = 0; b < inputs.size(); ++b)
         inputs[b] = {static_cast<std::int32_t>(random_bits(seed, 8 + 16 * b, t) %
                                                static_cast<std::uint64_t>(image.shape().vocab)),
-                     t == 0 || random_bits(seed, 10, t + 8 * b) % 4 == 0};
+                     t == 0 || random_bits(seed, 10, t + 8 * b) % 4 == 0,
+                     random_sampling(seed, t, b)};
       const bool logits = random_bits(seed, 9, t) % 3 != 0;
       try {
         core.run(inputs, logits, &machine);
@@ -56,13 +69,29 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
       }
     }
     compared += core.counters().compared;
+    wait_stream += core.counters().wait_stream;
+    wait_results += core.counters().wait_results;
+    for (const Instruction& i : image.program()) {
+      ++used[{Kind::FLAG, i.flags()}];
+      for (const FieldInfo& f : fields())
+        if (f.op == i.op() && f.kind != Kind::INT && i.flags() == 0)
+          ++used[{f.kind, i.field(f.name)}];
+    }
     for (std::size_t op = 0; op < stalls.size(); ++op)
       for (std::size_t k = 0; k < kStalls; ++k) stalls[op][k] += core.stalls()[op][k];
   }
   fmt::print("{} instructions compared\n", compared);
   EXPECT_GT(compared, count * 100);
   if (count < 40) return;
-  // Every operation has been issued and skipped where it may be; every cause of waiting was seen.
+  // Every operation has been issued, and skipped where it may be; every function, epilogue, mode
+  // and vector was used; every cause of waiting was seen.
+  EXPECT_GT(wait_stream, 0U);
+  EXPECT_GT(wait_results, 0U);
+  for (const ValueInfo& v : values()) {
+    if (v.kind == Kind::ERROR) continue;
+    EXPECT_GT((used[{v.kind, v.value}]), 0) << v.name;
+  }
+  std::uint64_t loops = 0;
   for (const OpInfo& o : ops()) {
     const auto& cycles = stalls[static_cast<std::size_t>(o.op)];
     std::string line;
@@ -75,11 +104,18 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
       EXPECT_GT(waits(Stall::unit), 0U) << o.name;
       EXPECT_GT(waits(Stall::hazard), 0U) << o.name;
     }
-    const bool waits_for_units = o.op == Op::HALT || o.op == Op::FENCE || o.op == Op::TOK;
+    // HALT, FENCE and TOK wait for all units, WST for room in the queue of runs.
+    const bool waits_for_units =
+        o.op == Op::HALT || o.op == Op::FENCE || o.op == Op::TOK || o.op == Op::WST;
     if (waits_for_units) {
       EXPECT_GT(waits(Stall::unit), 0U) << o.name;
     }
+    // LOOP, ENDL and HALT cannot be skipped, EMB is not by this generator.
+    const bool skips = o.op != Op::LOOP && o.op != Op::ENDL && o.op != Op::HALT && o.op != Op::EMB;
+    EXPECT_EQ(waits(Stall::skip) > 0, skips) << o.name;
+    loops += waits(Stall::loop);
   }
+  EXPECT_GT(loops, 0U);
 }
 
 }  // namespace

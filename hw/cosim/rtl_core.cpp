@@ -246,10 +246,19 @@ struct Core final : RtlCore::Impl {
       case kEPI_RESADD:
         return vector_digest(r.mmf_core__DOT__x_mem, rows, b, crc);
       default:
-        v = {static_cast<std::int32_t>(bits_at(r.mmf_core__DOT__best_row, 24 * b, 24)),
-             extend(bits_at(r.mmf_core__DOT__best_sum, 24 * b, 24), kAccBits)};
+        return choice_digest(b, crc);
     }
     return crc32c(crc, v.data(), v.size() * 4);
+  }
+
+  std::uint32_t choice_digest(std::size_t b, std::uint32_t crc) {
+    auto& r = root();
+    const std::uint32_t row = bits_at(r.mmf_core__DOT__best_row, 24 * b, 24);
+    static_assert(kKeyBits == 33);
+    const std::int64_t low = bits_at(r.mmf_core__DOT__best_key, kKeyBits * b, 32);
+    const bool negative = bits_at(r.mmf_core__DOT__best_key, kKeyBits * b + 32, 1) != 0;
+    const std::int64_t key = negative ? low - (std::int64_t{1} << 32) : low;
+    return crc32c(crc32c(crc, &row, 4), &key, 8);
   }
 
   static std::size_t bank_words(idx elements) {
@@ -312,6 +321,13 @@ struct Core final : RtlCore::Impl {
     for (std::size_t b = 0; b < kB; ++b) {
       set_bits_at(top.token_i, 24 * b, 24, static_cast<std::uint32_t>(inputs[b].token));
       set_bits_at(top.fresh_i, b, 1, inputs[b].fresh ? 1 : 0);
+      const Sampling& s = inputs[b].sampling;
+      const auto exponent = static_cast<std::uint16_t>(s.inverse_temperature.exponent);
+      set_bits_at(top.temperature_i, 32 * b, 32,
+                  s.inverse_temperature.mantissa | static_cast<std::uint32_t>(exponent) << 16);
+      set_bits_at(top.seed_i, 64 * b, 32, static_cast<std::uint32_t>(s.seed));
+      set_bits_at(top.seed_i, 64 * b + 32, 32, static_cast<std::uint32_t>(s.seed >> 32));
+      set_bits_at(top.position_i, 32 * b, 32, s.position);
     }
     top.logits_i = with_logits;
     top.start_i = 1;

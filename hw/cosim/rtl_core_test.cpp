@@ -52,7 +52,9 @@ TEST(RtlCore, EqualsTheSimulatorAfterEveryInstruction) {
     std::int32_t token = 0;
     for (int n = 0; n < 6; ++n) {
       const bool logits = n != 1;
-      const std::int32_t next = core.run({token, n == 0 || n == 4}, logits, &machine);
+      Sampling draws = sampling(n % 3 == 2 ? 0 : 0.5 * n, 7);  // tokens 0, 2 and 5: the likeliest
+      draws.position = static_cast<std::uint32_t>(n);
+      const std::int32_t next = core.run({token, n == 0 || n == 4, draws}, logits, &machine);
       if (!logits) continue;
       ASSERT_EQ(next, machine.next_token(0)) << c.d;
       token = static_cast<std::int32_t>((next + n) % c.vocab);
@@ -88,7 +90,8 @@ TEST(RtlCore, StreamsShareTheWeights) {
     Machine machine(Ctx{1}, t.file->image, streams);
     RtlCore core(t.file->image, {.latency = 40, .beats_per_cycle = 0.9, .jitter = 0.1}, streams);
     std::vector<TokenInput> inputs(n);
-    for (std::size_t b = 0; b < n; ++b) inputs[b] = {static_cast<std::int32_t>(b * 7 % 50), true};
+    for (std::size_t b = 0; b < n; ++b)
+      inputs[b] = {static_cast<std::int32_t>(b * 7 % 50), true, sampling(b % 2 == 0 ? 0 : 1, b)};
     bool differ = false;
     for (int step = 0; step < 5; ++step) {
       core.run(inputs, step != 1, &machine);
@@ -98,7 +101,9 @@ TEST(RtlCore, StreamsShareTheWeights) {
           ASSERT_EQ(core.next_token(stream), machine.next_token(stream));
         }
         differ = differ || machine.next_token(stream) != machine.next_token(0);
-        inputs[b] = {(machine.next_token(stream) + step + stream) % 50, step == 2 && b == 1};
+        inputs[b] = {(machine.next_token(stream) + step + stream) % 50, step == 2 && b == 1,
+                     inputs[b].sampling};
+        ++inputs[b].sampling.position;
       }
     }
     EXPECT_TRUE(differ);

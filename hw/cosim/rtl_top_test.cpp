@@ -20,7 +20,8 @@ namespace {
 
 constexpr int kStreams = 2;
 constexpr std::uint64_t kStart = 1, kLoad = 2, kLogits = 4;
-constexpr std::uint32_t kControl = 0, kStatus = 4, kBytes = 8, kFresh = 0x10, kToken = 0x400;
+constexpr std::uint32_t kControl = 0, kStatus = 4, kBytes = 8, kFresh = 0x10, kToken = 0x400,
+                        kDraws = 0x1000;
 
 // A host with a memory of its own.
 struct Host {
@@ -99,6 +100,18 @@ struct Host {
     EXPECT_EQ(status & 1U, 0U);
     return status >> 8 & 255U;
   }
+  // The registers that say how a stream draws, written and read back.
+  void set_draws(std::uint32_t stream, const Sampling& s) {
+    const Scalar t = s.inverse_temperature;
+    const std::uint32_t values[4] = {
+        static_cast<std::uint32_t>(s.seed), static_cast<std::uint32_t>(s.seed >> 32), s.position,
+        t.mantissa | static_cast<std::uint32_t>(static_cast<std::uint16_t>(t.exponent)) << 16};
+    for (std::uint32_t k = 0; k < 4; ++k) {
+      const std::uint32_t at = kDraws + 16 * stream + 4 * k;
+      EXPECT_EQ(write(at, values[k]), 0U);
+      EXPECT_EQ(read(at), values[k]);
+    }
+  }
   unsigned load() {
     write(kBytes, memory.size());
     write(kBytes + 4, static_cast<std::uint64_t>(memory.size()) >> 32);
@@ -147,12 +160,18 @@ TEST(RtlTop, LoadsAnImageAndRunsTokens) {
   EXPECT_EQ(host.read(kStatus) >> 1 & 1U, 1U);
   EXPECT_EQ(host.read(0x14) & 255U, static_cast<unsigned>(kStreams));
   std::vector<TokenInput> inputs = {{3, true}, {17, true}};
-  for (int t = 0; t < 4; ++t) {
+  for (int t = 0; t < 6; ++t) {
     std::uint32_t fresh = 0;
     for (std::size_t s = 0; s < kStreams; ++s) {
       host.write(kToken + 4 * static_cast<std::uint32_t>(s),
                  static_cast<std::uint64_t>(inputs[s].token));
       fresh |= (inputs[s].fresh ? 1U : 0U) << s;
+      // The first tokens as after reset: the likeliest. Then the streams draw.
+      if (t >= 2) {
+        inputs[s].sampling = sampling(s == 0 ? 0.9 : 2.5, (std::uint64_t{5} << 32) + s);
+        inputs[s].sampling.position = static_cast<std::uint32_t>(t);
+        host.set_draws(static_cast<std::uint32_t>(s), inputs[s].sampling);
+      }
     }
     host.write(kFresh, fresh);
     EXPECT_EQ(host.read(kFresh), fresh);
@@ -170,6 +189,9 @@ TEST(RtlTop, LoadsAnImageAndRunsTokens) {
   // Registers that do not exist, and commands while it is busy.
   EXPECT_EQ(host.write(0x7fc, 1), 2U);
   EXPECT_EQ(host.write(kToken + 4 * kStreams, 1), 2U);
+  EXPECT_EQ(host.write(kDraws + 16 * kStreams, 1), 2U);
+  EXPECT_EQ(host.write(kDraws + 2, 1), 2U);
+  host.read(kDraws + 16 * kStreams + 4, 2);
   host.read(0x0c);
   host.read(0x08);
   for (const std::uint32_t at : {0x18U, 0x1cU, 0x20U}) EXPECT_GT(host.read(at), 0U);
@@ -196,6 +218,7 @@ TEST(RtlTop, RefusesBadImages) {
   EXPECT_EQ(changed(40, false), kERROR_HEADER_CRC);
   EXPECT_EQ(changed(190, false), kERROR_HEADER_CRC);
   EXPECT_EQ(changed(16, true), kERROR_SHAPE);
+  EXPECT_EQ(changed(52, true), kERROR_SHAPE);  // ports
   EXPECT_EQ(changed(24, true), kERROR_SHAPE);
   for (const std::size_t s : {0U, 1U, 2U, 3U}) {
     EXPECT_EQ(changed(h.sections[s].offset, false), kERROR_SECTION_CRC) << s;
@@ -246,6 +269,7 @@ TEST(RtlTop, RefusesBadPrograms) {
   };
   for (const unsigned code : {0x0eU, 0x7fU, 0xffU}) with(Op::LDC, 0, 8, code, kERROR_OPCODE);
   with(Op::TMM, 56, 4, 9, kERROR_OPCODE);
+  with(Op::SFU, 56, 4, 5, kERROR_OPERAND);
   with(Op::EMB, 24, 8, kStreams, kERROR_OPERAND);
   with(Op::EMB, 40, 16, 100, kERROR_OPERAND);
   with(Op::LDC, 16, 8, 4, kERROR_OPERAND);

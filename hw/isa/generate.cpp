@@ -1,6 +1,6 @@
-// Writes what derives from mmfree/hw/numbers.def and hw/isa/isa.def: the sigmoid table (C++ and
-// SystemVerilog), the SystemVerilog packages, docs/hw_isa.md. With --check it only compares and
-// names the files that differ (a test).
+// Writes what derives from mmfree/hw/numbers.def and hw/isa/isa.def: the tables of the sigmoid and
+// of Gumbel noise (C++ and SystemVerilog), the SystemVerilog packages, docs/hw_isa.md. With --check
+// it only compares and names the files that differ (a test).
 //
 // usage: hw_generate ROOT [--check]
 #include <fmt/core.h>
@@ -44,6 +44,62 @@ Segment segment(int i) {
   const double end = sigmoid(x1) + gap / 2;
   const long value = std::min(std::lround((start - 0.5) * unit), (1L << SEG_VALUE_W) - 1);
   return {value, std::lround((end - start) * unit)};
+}
+
+// Gumbel noise of a uniform number, in octaves of its distance v from the nearer end of (0, 1): v =
+// (16 + segment + inside) / 16 * 2^-(octave + 2). side 0: the number is 1 - v and the noise large;
+// side 1: it is v. Lines as above; the centre of what a step inside the segment stands for is
+// exact.
+Segment noise_segment(int side, int octave, int i) {
+  const auto noise = [side](double v) {
+    return -std::log(-(side == 0 ? std::log1p(-v) : std::log(v)));
+  };
+  const double unit = std::ldexp(1.0, NOISE_F);
+  const double step = std::ldexp(1.0, -(octave + 2) - NOISE_SEG_W);
+  const double v0 = step * ((1 << NOISE_SEG_W) + i), v1 = v0 + step;
+  double low = 0, high = 0;
+  for (int k = 0; k <= 64; ++k) {
+    const double t = k / 64.0;
+    const double gap = noise(v0 + t * step) - ((1 - t) * noise(v0) + t * noise(v1));
+    low = std::fmin(low, gap);
+    high = std::fmax(high, gap);
+  }
+  const double growth = (noise(v1) - noise(v0)) * unit;
+  const double start =
+      (noise(v0) + (low + high) / 2) * unit + std::ldexp(growth, -NOISE_INSIDE_W - 1);
+  return {std::lround(start), std::lround(std::fabs(growth))};
+}
+
+std::string noise_inc() {
+  std::string s = fmt::format("// {}\n", kNotice);
+  int n = 0;
+  for (int side = 0; side < 2; ++side)
+    for (int octave = 0; octave < 32; ++octave)
+      for (int i = 0; i < 1 << NOISE_SEG_W; ++i, ++n) {
+        const Segment g = noise_segment(side, octave, i);
+        s += fmt::format("{}{{{}, {}}},{}", n % 6 == 0 ? "    " : " ", g.value, g.slope,
+                         n % 6 == 5 ? "\n" : "");
+      }
+  return s + "\n";
+}
+
+std::string noise_rom() {
+  const int address = 6 + NOISE_SEG_W, width = NOISE_W + NOISE_SLOPE_W;
+  std::string s = fmt::format(
+      "// {}\n// Gumbel noise: value at the start of the segment and change over it. Address "
+      "{{side, octave, segment}}. One cycle.\n"
+      "module mmf_noise_rom (\n  input  logic clk_i,\n  input  logic [{}:0] addr_i,\n"
+      "  output logic [{}:0] data_q  // {{value[{}:0], slope[{}:0]}}\n);\n"
+      "  always_ff @(posedge clk_i) begin\n    case (addr_i)\n",
+      kNotice, address - 1, width - 1, NOISE_W - 1, NOISE_SLOPE_W - 1);
+  for (int n = 0; n < 1 << address; ++n) {
+    const int segments = 1 << NOISE_SEG_W;
+    const Segment g = noise_segment(n / segments / 32, n / segments % 32, n % segments);
+    const unsigned long value = static_cast<unsigned long>(g.value) & ((1UL << NOISE_W) - 1);
+    s += fmt::format("      {}'d{}: data_q <= {}'h{:08x};\n", address, n, width,
+                     value << NOISE_SLOPE_W | static_cast<unsigned long>(g.slope));
+  }
+  return s + fmt::format("      default: data_q <= {}'h0;\n    endcase\n  end\nendmodule\n", width);
 }
 
 std::string table_inc() {
@@ -156,6 +212,8 @@ int main(int argc, char** argv) {
   }
   const std::map<std::string, std::string> files = {
       {"mmfree/hw/generated/sigmoid_table.inc", table_inc()},
+      {"mmfree/hw/generated/noise_table.inc", noise_inc()},
+      {"hw/rtl/generated/mmf_noise_rom.sv", noise_rom()},
       {"hw/rtl/generated/mmf_num_pkg.sv", numbers_package()},
       {"hw/rtl/generated/mmf_isa_pkg.sv", isa_package()},
       {"hw/rtl/generated/mmf_sigmoid_rom.sv", table_rom()},

@@ -5,7 +5,7 @@
 // Streams: sequences that run the program in lock-step and share every weight beat. What a stream has of its own lies side by side
 // in the words of the same memories, because all streams use the same addresses in the same cycle.
 //
-// Host: write the program (prog_*), then for each token: token_i, fresh_i, logits_i with start_i; done_o pulses when HALT has
+// Host: write the program (prog_*), then for each token: token_i, fresh_i, how to draw, logits_i with start_i; done_o pulses when HALT has
 // retired or an instruction cannot be executed (error_o, error_pc_o; then only reset helps). token_o is the next token if logits_i was
 // set. While the core is idle, ext_* reads the memory through its prefetcher.
 module mmf_core #(
@@ -24,6 +24,10 @@ module mmf_core #(
   input  logic         start_i,
   input  logic [24*Streams-1:0] token_i,
   input  logic [Streams-1:0]    fresh_i,
+  // How streams draw their next token: 1 / temperature as a scalar (mantissa 0: the likeliest), seed, tokens had so far.
+  input  logic [32*Streams-1:0] temperature_i,
+  input  logic [64*Streams-1:0] seed_i,
+  input  logic [32*Streams-1:0] position_i,
   input  logic         logits_i,
   input  logic [23:0]  mixer_i,    // mixer width: entries of H a layer has
   output logic         busy_o,
@@ -64,8 +68,7 @@ module mmf_core #(
   localparam int HW = $clog2(StateSize);
   localparam int SW = Streams > 1 ? $clog2(Streams) : 1;
   localparam int RowW = 24;
-  localparam int NR = 42;                    // resources: X Z T H Q0 Q1 C0..C3 S0..S31
-  localparam int RX = 0, RZ = 1, RT = 2, RH = 3, RQ = 4, RC = 6, RS = 10;
+  localparam int NR = 42;                    // resources, see mmf_core_decode
 
   // ---------------------------------------------------------------- memories
   logic [1024*Streams-1:0] x_mem [0:Depth/32-1];
@@ -75,7 +78,8 @@ module mmf_core #(
   logic [512*Streams-1:0]  q_mem [0:2*Depth/64-1];
   logic [511:0]            c_mem [0:4*Depth/32-1];  // of all streams
   logic [1024*Streams-1:0] s_regs;
-  logic [24*Streams-1:0]   best_row, best_sum;
+  logic [24*Streams-1:0]   best_row;
+  logic [mmf_num_pkg::KEY_W*Streams-1:0] best_key;
   logic [127:0]            program_mem [0:ProgramSize-1];
   logic [32*Streams-1:0]   x_bits_q, z_bits_q;
 
@@ -89,6 +93,8 @@ module mmf_core #(
   logic [15:0] layer_q, count_q;
   logic [HW-1:0] state_base_q;
   logic [24*Streams-1:0] token_q;
+  logic [32*Streams-1:0] temperature_q, position_q;
+  logic [64*Streams-1:0] seed_q;
   logic [127:0] ins;
   logic [7:0] op;
   logic [2:0] unit;
@@ -97,146 +103,32 @@ module mmf_core #(
   assign op = ins[7:0];
   assign skip = ins[mmf_isa_pkg::FLAGS_LSB] && !logits_q;
 
-  // Resources that the instruction reads and writes.
+  // Resources that the instruction reads and writes; whether this core can execute it.
   logic [NR-1:0] reads, writes;
   logic [3:0] epi;
+  logic legal;
   assign epi = ins[mmf_isa_pkg::F_TMM_EPI_LSB +: 4];
-  always_comb begin
-    reads = '0;
-    writes = '0;
-    unit = mmf_isa_pkg::UNIT_SEQ;
-    known = 1'b1;
-    case (op)
-      mmf_isa_pkg::OP_NOP, mmf_isa_pkg::OP_HALT, mmf_isa_pkg::OP_FENCE, mmf_isa_pkg::OP_LOOP, mmf_isa_pkg::OP_ENDL,
-      mmf_isa_pkg::OP_WST, mmf_isa_pkg::OP_TOK: ;
-      mmf_isa_pkg::OP_EMB: begin
-        unit = mmf_isa_pkg::UNIT_LD;
-        writes[RX] = 1'b1;
-      end
-      mmf_isa_pkg::OP_LDC: begin
-        unit = mmf_isa_pkg::UNIT_LD;
-        writes[RC + 32'(ins[17:16])] = 1'b1;
-      end
-      mmf_isa_pkg::OP_LDS: begin
-        unit = mmf_isa_pkg::UNIT_LD;
-        for (int k = 0; k < 16; k++) writes[RS + 32'(ins[20:16]) + k] = 1'b1;
-      end
-      mmf_isa_pkg::OP_STAT: begin
-        unit = mmf_isa_pkg::UNIT_VEC;
-        reads[ins[24] ? RZ : RX] = 1'b1;
-        reads[RC + 32'(ins[33:32])] = 1'b1;
-        if (ins[mmf_isa_pkg::F_STAT_MODE_LSB]) writes[RS + 32'(ins[20:16])] = 1'b1;
-        if (ins[mmf_isa_pkg::F_STAT_MODE_LSB + 1]) writes[RS + 32'(ins[mmf_isa_pkg::F_STAT_MX_LSB +: 5])] = 1'b1;
-      end
-      mmf_isa_pkg::OP_QNT: begin
-        unit = mmf_isa_pkg::UNIT_VEC;
-        reads[ins[24] ? RZ : RX] = 1'b1;
-        reads[RC + 32'(ins[33:32])] = 1'b1;
-        reads[RS + 32'(ins[mmf_isa_pkg::F_QNT_R_LSB +: 5])] = 1'b1;
-        writes[RQ + 32'(ins[16])] = 1'b1;
-      end
-      mmf_isa_pkg::OP_SFU: begin
-        unit = mmf_isa_pkg::UNIT_SFU;
-        reads[RS + 32'(ins[28:24])] = 1'b1;
-        if (ins[mmf_isa_pkg::F_SFU_FN_LSB + 1]) reads[RS + 32'(ins[36:32])] = 1'b1;
-        writes[RS + 32'(ins[20:16])] = 1'b1;
-      end
-      mmf_isa_pkg::OP_TMM: begin
-        unit = mmf_isa_pkg::UNIT_TMM;
-        reads[RQ + 32'(ins[24])] = 1'b1;
-        case (epi)
-          4'(mmf_isa_pkg::EPI_SIGF): begin
-            reads[RC + 32'(ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2])] = 1'b1;
-            reads[RS + 32'(ins[36:32])] = 1'b1;
-            writes[RT] = 1'b1;
-          end
-          4'(mmf_isa_pkg::EPI_STATE): begin
-            reads[RT] = 1'b1;
-            reads[RS + 32'(ins[36:32])] = 1'b1;
-            writes[RH] = 1'b1;
-          end
-          4'(mmf_isa_pkg::EPI_SWISHG): begin
-            reads[RH] = 1'b1;
-            writes[RZ] = 1'b1;
-          end
-          4'(mmf_isa_pkg::EPI_RESADD): begin
-            reads[RS + 32'(ins[36:32])] = 1'b1;
-            writes[RX] = 1'b1;
-          end
-          4'(mmf_isa_pkg::EPI_SILU): begin
-            reads[RS + 32'(ins[36:32])] = 1'b1;
-            writes[RT] = 1'b1;
-          end
-          4'(mmf_isa_pkg::EPI_MULT): begin
-            reads[RT] = 1'b1;
-            writes[RZ] = 1'b1;
-          end
-          4'(mmf_isa_pkg::EPI_ARGMAX): ;
-          default: known = 1'b0;
-        endcase
-      end
-      default: known = 1'b0;
-    endcase
-  end
+  mmf_core_decode #(.Width(Width), .Streams(Streams)) u_decode (
+    .ins_i(ins), .unit_o(unit), .reads_o(reads), .writes_o(writes), .known_o(known), .legal_o(legal)
+  );
 
-  // Operands that exist in this core; lengths that fit its memories.
-  logic legal, len_ok;
-  assign len_ok = ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 64);
-  always_comb begin
-    legal = 1'b1;
-    case (op)
-      mmf_isa_pkg::OP_EMB: legal = ins[31:24] < 8'(Streams) && ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 32);
-      mmf_isa_pkg::OP_LDC: legal = ins[23:18] == 6'd0 && ins[55:40] != 16'd0 && ins[55:40] <= 16'(Width / 32);
-      mmf_isa_pkg::OP_LDS: legal = ins[23:16] <= 8'd16;
-      mmf_isa_pkg::OP_STAT:
-        legal = len_ok && ins[23:21] == 3'd0 && ins[31:25] == 7'd0 && ins[39:34] == 6'd0 &&
-                ins[mmf_isa_pkg::F_STAT_MX_LSB + 5 +: 3] == 3'd0;
-      mmf_isa_pkg::OP_QNT:
-        legal = len_ok && ins[23:17] == 7'd0 && ins[31:25] == 7'd0 && ins[39:34] == 6'd0 &&
-                ins[mmf_isa_pkg::F_QNT_R_LSB + 5 +: 3] == 3'd0;
-      mmf_isa_pkg::OP_SFU:
-        legal = ins[23:21] == 3'd0 && ins[31:29] == 3'd0 && ins[39:37] == 3'd0 && ins[mmf_isa_pkg::F_SFU_FN_LSB + 2 +: 2] == 2'd0;
-      mmf_isa_pkg::OP_TMM:
-        legal = len_ok && ins[31:25] == 7'd0 && ins[39:37] == 3'd0 && ins[mmf_isa_pkg::F_TMM_BANK_LSB + 2 +: 6] == 6'd0 &&
-                ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] != 24'd0 &&
-                (epi == 4'(mmf_isa_pkg::EPI_ARGMAX) || (ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] >= 24'd6 &&
-                                                       ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= 24'(Width)));
-      default: ;
-    endcase
-  end
-
-  // What units have under way. TMM: [tile] the matrix in the tile, [drain] the one before it, in the epilogue only.
-  logic [NR-1:0] ld_w, vec_r, vec_w, sfu_r, sfu_w, tile_r, tile_w, drain_r, drain_w;
-  logic ld_busy, vec_busy, sfu_busy, tile_busy, tile_open_q, drain_q;
+  // What units have under way.
+  logic ld_busy, vec_busy, sfu_busy, tile_busy, tile_open, drain;
   logic ld_done, vec_done, sfu_done, epi_done, tile_ends;
-  logic [NR-1:0] others_w, others_r;
   logic hazard, unit_free, all_idle, issue, waits;
-  always_comb begin
-    others_w = '0;
-    others_r = '0;
-    if (unit != mmf_isa_pkg::UNIT_LD) others_w = others_w | ld_w;
-    if (unit != mmf_isa_pkg::UNIT_VEC) begin
-      others_w = others_w | vec_w;
-      others_r = others_r | vec_r;
-    end
-    if (unit != mmf_isa_pkg::UNIT_SFU) begin
-      others_w = others_w | sfu_w;
-      others_r = others_r | sfu_r;
-    end
-    if (unit != mmf_isa_pkg::UNIT_TMM) begin
-      others_w = others_w | tile_w | drain_w;
-      others_r = others_r | tile_r | drain_r;
-    end
-  end
-  assign hazard = |(others_w & (reads | writes)) || |(others_r & writes);
-  assign all_idle = !ld_busy && !vec_busy && !sfu_busy && !tile_open_q && !drain_q;
+  mmf_core_board u_board (
+    .clk_i, .rst_ni, .unit_i(unit), .reads_i(reads), .writes_i(writes), .hazard_o(hazard), .issue_i(issue),
+    .ld_done_i(ld_done), .vec_done_i(vec_done), .sfu_done_i(sfu_done), .codes_done_i(tile_ends), .tmm_done_i(epi_done),
+    .tmm_open_o(tile_open), .tmm_drain_o(drain)
+  );
+  assign all_idle = !ld_busy && !vec_busy && !sfu_busy && !tile_open && !drain;
   logic runs_ready, ctx_ready, order_ready;
   always_comb begin
     case (unit)
       mmf_isa_pkg::UNIT_LD: unit_free = !ld_busy && order_ready && (op != mmf_isa_pkg::OP_EMB || runs_ready);
       mmf_isa_pkg::UNIT_VEC: unit_free = !vec_busy;
       mmf_isa_pkg::UNIT_SFU: unit_free = !sfu_busy;
-      mmf_isa_pkg::UNIT_TMM: unit_free = !tile_busy && !drain_q && ctx_ready && order_ready;
+      mmf_isa_pkg::UNIT_TMM: unit_free = !tile_busy && !drain && ctx_ready && order_ready;
       default: unit_free = op == mmf_isa_pkg::OP_WST ? runs_ready
           : ((op == mmf_isa_pkg::OP_HALT || op == mmf_isa_pkg::OP_FENCE || op == mmf_isa_pkg::OP_TOK) ? all_idle : 1'b1);
     endcase
@@ -279,6 +171,9 @@ module mmf_core #(
         pc_q <= '0;
         token_q <= token_i;
         fresh_q <= fresh_i;
+        temperature_q <= temperature_i;
+        seed_q <= seed_i;
+        position_q <= position_i;
         logits_q <= logits_i;
         layer_q <= '0;
         state_base_q <= '0;
@@ -395,7 +290,6 @@ module mmf_core #(
     if (!rst_ni) begin
       ld_q <= 1'b0;
       ld_tail_q <= 1'b0;
-      ld_w <= '0;
     end else begin
       if (issue && unit == mmf_isa_pkg::UNIT_LD) begin
         ld_q <= 1'b1;
@@ -406,12 +300,10 @@ module mmf_core #(
         ld_len_q <= op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40];
         ld_at_q <= '0;
         ld_pc_q <= pc_q;
-        ld_w <= writes;
       end else if (ld_take) begin
         ld_at_q <= ld_at_q + 16'd1;
         if (ld_last) ld_q <= 1'b0;
       end
-      if (ld_tail_q) ld_w <= '0;
     end
     if (ld_take && ld_op_q == mmf_isa_pkg::OP_LDC) c_mem[{ld_dst_q[1:0], ld_at_q[WW-1:0]}] <= beat;
   end
@@ -456,15 +348,6 @@ module mmf_core #(
       vec_ss_we_q <= op == mmf_isa_pkg::OP_STAT && ins[mmf_isa_pkg::F_STAT_MODE_LSB];
       vec_mx_we_q <= op == mmf_isa_pkg::OP_STAT && ins[mmf_isa_pkg::F_STAT_MODE_LSB + 1];
       vec_pc_q <= pc_q;
-      vec_r <= reads;
-      vec_w <= writes;
-    end else if (vec_done) begin
-      vec_r <= '0;
-      vec_w <= '0;
-    end
-    if (!rst_ni) begin
-      vec_r <= '0;
-      vec_w <= '0;
     end
   end
   assign vec_gains = vec_half_q ? c_word_q[511:256] : c_word_q[255:0];
@@ -486,7 +369,8 @@ module mmf_core #(
   always_ff @(posedge clk_i)
     if (vec_code_we)
       for (int b = 0; b < Streams; b++)
-        q_mem[{vec_dst_q, vec_code_addr[EW-5:2]}][512*b + 128*vec_code_addr[1:0] +: 128] <= vec_codes[128*b +: 128];
+        for (int j = 0; j < 4; j++)
+          if (vec_code_addr[1:0] == 2'(j)) q_mem[{vec_dst_q, vec_code_addr[EW-5:2]}][512*b + 128*j +: 128] <= vec_codes[128*b +: 128];
 
   // ---------------------------------------------------------------- SFU
   logic [32*Streams-1:0] sfu_result;
@@ -495,13 +379,14 @@ module mmf_core #(
   assign sfu_done = sfu_dones[0];
   logic [4:0] sfu_dst_q;
   logic [PW-1:0] sfu_pc_q;
-  logic sfu_start;
+  logic sfu_start, sfu_cools;
+  assign sfu_cools = ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4] == 4'(mmf_isa_pkg::FN_SCT);
   assign sfu_start = issue && unit == mmf_isa_pkg::UNIT_SFU;
   for (genvar b = 0; b < Streams; b++) begin : g_sfu
     mmf_core_sfu u_sfu (
-      .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4]),
+      .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(sfu_cools ? 4'(mmf_isa_pkg::FN_SCL) : ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4]),
       .frac_i(ins[mmf_isa_pkg::F_SFU_FRAC_LSB +: 6]),
-      .a_i(s_regs[1024*b + 32*ins[28:24] +: 32]), .b_i(s_regs[1024*b + 32*ins[36:32] +: 32]),
+      .a_i(s_regs[1024*b + 32*ins[28:24] +: 32]), .b_i(sfu_cools ? temperature_q[32*b +: 32] : s_regs[1024*b + 32*ins[36:32] +: 32]),
       .busy_o(sfu_busies[b]), .done_o(sfu_dones[b]), .result_o(sfu_result[32*b +: 32])
     );
   end
@@ -509,31 +394,28 @@ module mmf_core #(
     if (sfu_start) begin
       sfu_dst_q <= ins[20:16];
       sfu_pc_q <= pc_q;
-      sfu_r <= reads;
-      sfu_w <= writes;
-    end else if (sfu_done) begin
-      sfu_r <= '0;
-      sfu_w <= '0;
-    end
-    if (!rst_ni) begin
-      sfu_r <= '0;
-      sfu_w <= '0;
     end
   end
 
-  // Scalar registers
+  // Scalar registers, written at constant positions under conditions: a write at a variable position would be synthesised as shifters
+  // of the whole file.
+  logic lds;
+  logic [1023:0] loaded;
+  assign lds = ld_take && ld_op_q == mmf_isa_pkg::OP_LDS;
+  assign loaded = {512'd0, beat} << {ld_dst_q[4:0], 5'd0};
   always_ff @(posedge clk_i) begin
-    for (int b = 0; b < Streams; b++) begin
-      if (ld_take && ld_op_q == mmf_isa_pkg::OP_LDS) s_regs[1024*b + 32*ld_dst_q[4:0] +: 512] <= beat;
-      if (vec_done && vec_ss_we_q) s_regs[1024*b + 32*vec_ss_q +: 32] <= vec_squares[32*b +: 32];
-      if (vec_done && vec_mx_we_q) s_regs[1024*b + 32*vec_mx_q +: 32] <= vec_maximum[32*b +: 32];
-      if (sfu_done) s_regs[1024*b + 32*sfu_dst_q +: 32] <= sfu_result[32*b +: 32];
-    end
+    if (lds || vec_done || sfu_done)
+      for (int b = 0; b < Streams; b++)
+        for (int k = 0; k < 32; k++) begin
+          if (lds && 5'(k) - ld_dst_q[4:0] < 5'd16) s_regs[1024*b + 32*k +: 32] <= loaded[32*k +: 32];
+          if (vec_done && vec_ss_we_q && vec_ss_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= vec_squares[32*b +: 32];
+          if (vec_done && vec_mx_we_q && vec_mx_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= vec_maximum[32*b +: 32];
+          if (sfu_done && sfu_dst_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= sfu_result[32*b +: 32];
+        end
   end
 
   // ---------------------------------------------------------------- TMM
-  // Front: takes beats, reads codes. tile_open_q: it has beats to take. tile_r and tile_w until the epilogue has finished, or
-  // until the next matrix enters; then drain_r and drain_w.
+  // Front: takes beats, reads codes. tile_q: it has beats to take.
   logic [15:0] k_q, k_last_q;
   logic [RowW-1:0] rows_left_q;
   logic tile_q, code_bank_q, room, want;
@@ -561,45 +443,16 @@ module mmf_core #(
     if (!rst_ni) begin
       valid1_q <= 1'b0;
       tile_q <= 1'b0;
-      tile_open_q <= 1'b0;
-      drain_q <= 1'b0;
       flight_q <= '0;
-      tile_r <= '0;
-      tile_w <= '0;
-      drain_r <= '0;
-      drain_w <= '0;
     end else begin
       if (tile_take) begin
         k_q <= k_q == k_last_q ? 16'd0 : k_q + 16'd1;
         if (k_q == k_last_q) rows_left_q <= rows_left_q - RowW'(5);
-        if (tile_last) begin
-          tile_q <= 1'b0;
-          tile_r[RQ +: 2] <= '0;  // the codes are no longer read
-        end
-      end
-      // The matrix whose epilogue ends is the draining one if there is one.
-      if (epi_done) begin
-        if (drain_q) begin
-          drain_q <= 1'b0;
-          drain_r <= '0;
-          drain_w <= '0;
-        end else begin
-          tile_open_q <= 1'b0;
-          tile_r <= '0;
-          tile_w <= '0;
-        end
+        if (tile_last) tile_q <= 1'b0;
       end
       if (tmm_issue) begin
-        if (tile_open_q && !(epi_done && !drain_q)) begin
-          drain_q <= 1'b1;
-          drain_r <= tile_r;
-          drain_w <= tile_w;
-          drain_pc_q <= tile_pc_q;
-        end
-        tile_open_q <= 1'b1;
         tile_q <= 1'b1;
-        tile_r <= reads;
-        tile_w <= writes;
+        drain_pc_q <= tile_pc_q;
         tile_pc_q <= pc_q;
         k_q <= '0;
         k_last_q <= ins[55:40] - 16'd1;
@@ -640,6 +493,10 @@ module mmf_core #(
   assign hraddr = hraddrs[HW-1:0];
   assign hwaddr = hwaddrs[HW-1:0];
   assign rbank = rbanks[1:0];
+  logic embeds;
+  logic [WW-1:0] x_waddr;
+  assign embeds = ld_take && ld_op_q == mmf_isa_pkg::OP_EMB;
+  assign x_waddr = embeds ? ld_at_q[WW-1:0] : waddr[EW-1:5];
   logic [1024*Streams-1:0] x_row;
   logic [511:0] c_row;
   assign x_row = x_mem[raddr[EW-1:5]];
@@ -654,20 +511,22 @@ module mmf_core #(
         4'(mmf_isa_pkg::EPI_SIGF), 4'(mmf_isa_pkg::EPI_SILU): t_mem[waddr[EW-1:0]] <= t_write;
         4'(mmf_isa_pkg::EPI_STATE): h_mem[hwaddr] <= h_write;
         4'(mmf_isa_pkg::EPI_SWISHG), 4'(mmf_isa_pkg::EPI_MULT): begin
-          for (int b = 0; b < Streams; b++) z_mem[waddr[EW-1:5]][1024*b + 32*waddr[4:0] +: 32] <= v_write[32*b +: 32];
+          for (int b = 0; b < Streams; b++)
+            for (int j = 0; j < 32; j++)
+              if (waddr[4:0] == 5'(j)) z_mem[waddr[EW-1:5]][1024*b + 32*j +: 32] <= v_write[32*b +: 32];
           z_bits_q <= v_bits;
         end
-        4'(mmf_isa_pkg::EPI_RESADD): begin
-          for (int b = 0; b < Streams; b++) x_mem[waddr[EW-1:5]][1024*b + 32*waddr[4:0] +: 32] <= v_write[32*b +: 32];
-          x_bits_q <= v_bits;
-        end
+        4'(mmf_isa_pkg::EPI_RESADD): x_bits_q <= v_bits;
         default: ;
       endcase
     end
-    if (ld_take && ld_op_q == mmf_isa_pkg::OP_EMB) begin
-      x_mem[ld_at_q[WW-1:0]][1024*ld_stream_q +: 1024] <= embedded;
-      x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
-    end
+    // One write port of X: a beat of an embedding or a row. Both write X, so that never both come.
+    if (embeds || (epi_we && wepi == 4'(mmf_isa_pkg::EPI_RESADD)))
+      for (int b = 0; b < Streams; b++)
+        for (int j = 0; j < 32; j++)
+          if (embeds ? ld_stream_q == SW'(b) : waddr[4:0] == 5'(j))
+            x_mem[x_waddr][1024*b + 32*j +: 32] <= embeds ? embedded[32*j +: 32] : v_write[32*b +: 32];
+    if (embeds) x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
   end
   for (genvar b = 0; b < Streams; b++) begin : g_epi
     mmf_core_epi #(.RowW(RowW), .StateW(HW)) u_epi (
@@ -675,12 +534,13 @@ module mmf_core #(
       .ctx_valid_i(tmm_issue), .ctx_epi_i(epi), .ctx_scale_i(s_regs[1024*b + 32*ins[36:32] +: 32]),
       .ctx_rows_i(ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24]), .ctx_fresh_i(fresh_q[b]),
       .ctx_base_i(state_base_q), .ctx_bank_i(ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2]), .ctx_ready_o(ctx_readies[b]),
+      .noisy_i(temperature_q[32*b +: 16] != 16'd0), .seed_i(seed_q[64*b +: 64]), .position_i(position_q[32*b +: 32]),
       .group_valid_i(group_valid), .group_sums_i(group_sums[120*b +: 120]), .group_left_o(group_lefts[b]),
       .epi_o(repis[4*b +: 4]), .raddr_o(raddrs[RowW*b +: RowW]), .hraddr_o(hraddrs[HW*b +: HW]), .rbank_o(rbanks[2*b +: 2]),
       .t_i(t_read_q[18*b +: 18]), .h_i(h_read_q[24*b +: 24]), .x_i(x_read_q[32*b +: 32]), .bound_i(bound_q),
       .we_o(epi_wes[b]), .wepi_o(wepis[4*b +: 4]), .waddr_o(waddrs[RowW*b +: RowW]), .hwaddr_o(hwaddrs[HW*b +: HW]),
       .t_o(t_write[18*b +: 18]), .h_o(h_write[24*b +: 24]), .v_o(v_write[32*b +: 32]), .bits_o(v_bits[32*b +: 32]),
-      .done_o(epi_dones[b]), .best_row_o(best_row[24*b +: 24]), .best_sum_o(best_sum[24*b +: 24])
+      .done_o(epi_dones[b]), .best_row_o(best_row[24*b +: 24]), .best_key_o(best_key[mmf_num_pkg::KEY_W*b +: mmf_num_pkg::KEY_W])
     );
   end
 
@@ -698,7 +558,7 @@ module mmf_core #(
       if (want && beat_valid && !room) wait_results_o <= wait_results_o + 48'd1;
     end
     retire_o <= {epi_done, sfu_done, vec_done, ld_done};
-    retire_pc_o <= {drain_q ? 16'(drain_pc_q) : 16'(tile_pc_q), 16'(sfu_pc_q), 16'(vec_pc_q), 16'(ld_pc_q)};
+    retire_pc_o <= {drain ? 16'(drain_pc_q) : 16'(tile_pc_q), 16'(sfu_pc_q), 16'(vec_pc_q), 16'(ld_pc_q)};
     if (!rst_ni) retire_o <= '0;
   end
 endmodule

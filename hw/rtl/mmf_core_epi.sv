@@ -1,6 +1,7 @@
 // Epilogue: what happens to every row sum of a matrix, one row a cycle: scale, sigmoid, SiLU, forget gate, state update, gating,
-// residual, running maximum. Groups of five sums wait in a FIFO; instructions (contexts) wait in another. Seven stages from a sum to
-// the write. mmfree/hw/fixed.h is the arithmetic, bit for bit.
+// residual, running maximum, sampling. Groups of five sums wait in a FIFO; instructions (contexts) wait in another. Seven stages from
+// a sum to the write, Late more for ARGMAX and SAMPLE, which keep one row: the next instruction's rows wait as long, so that
+// instructions end in order. mmfree/hw/fixed.h is the arithmetic, bit for bit; mmfree/hw/noise.h of the noise.
 module mmf_core_epi #(
   parameter int RowW = 16,
   parameter int StateW = 16,       // of an address in H
@@ -16,6 +17,10 @@ module mmf_core_epi #(
   input  logic             ctx_fresh_i,
   input  logic [StateW-1:0] ctx_base_i,   // of the layer in H
   input  logic [1:0]       ctx_bank_i,    // of lower bounds
+  // The stream's draws; they stay for a token. Without noise, SAMPLE is ARGMAX.
+  input  logic             noisy_i,
+  input  logic [63:0]      seed_i,
+  input  logic [31:0]      position_i,
   output logic             ctx_ready_o,
   // Sums of a group of five rows.
   input  logic             group_valid_i,
@@ -41,8 +46,9 @@ module mmf_core_epi #(
   output logic [31:0]      bits_o,        // OR over the rows written so far of this instruction, this one included
   output logic             done_o,        // with the last row's write
   output logic [RowW-1:0]  best_row_o,
-  output logic [23:0]      best_sum_o
+  output logic signed [mmf_num_pkg::KEY_W-1:0] best_key_o
 );
+  localparam int Late = 6;
   localparam int GW = $clog2(Groups);
   // Contexts
   logic [3:0] epi_q [0:1];
@@ -59,14 +65,16 @@ module mmf_core_epi #(
   logic [GW:0] in_q, out_q;
   logic [2:0] lane_q;
   logic [RowW-1:0] row_q;
-  logic active, last_lane, last_row;
+  logic active, last_lane, last_row, keeps_row;
+  logic [2:0] pause_q;
   logic [119:0] head;
   logic ctx;
   assign ctx = ctx_out_q[0];
   assign head = fifo[out_q[GW-1:0]];
-  assign active = in_q != out_q;
+  assign active = in_q != out_q && pause_q == 3'd0;
   assign last_lane = lane_q == 3'd4;
   assign last_row = row_q + 1'b1 >= rows_q[ctx];
+  assign keeps_row = epi_q[ctx] == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE);
   assign group_left_o = active && last_lane;
   assign raddr_o = row_q;
   assign hraddr_o = base_q[ctx] + row_q[StateW-1:0];
@@ -74,8 +82,13 @@ module mmf_core_epi #(
   assign epi_o = epi_q[ctx];
 
   // Pipeline registers: number = stage
-  logic [6:1] v_q;                    // valid
-  logic [6:1] first_q, last_q;
+  logic [6+Late:1] v_q;               // valid
+  logic [6+Late:1] first_q, last_q, keeps_q;
+  logic [5+Late:1] noisy_q;
+  logic [31:0] logit_q [4:5+Late];    // row sum or scaled logit
+  logic [RowW-1:0] late_row_q [7:6+Late];
+  logic signed [mmf_num_pkg::KEY_W-1:0] key_q;
+  logic signed [mmf_num_pkg::NOISE_W-1:0] noise;
   logic [3:0] e1_q, e2_q, e3_q, e4_q, e5_q, e6_q;
   logic [RowW-1:0] r1_q, r2_q, r3_q, r4_q, r5_q, r6_q;
   logic [StateW-1:0] ha1_q, ha2_q, ha3_q, ha4_q, ha5_q, ha6_q;
@@ -84,8 +97,9 @@ module mmf_core_epi #(
   logic fresh1_q;
   logic signed [40:0] prod2_q;
   logic [5:0] shift2_q;
-  logic signed [17:0] t2_q, t3_q, t4_q, t5_q, t6_q;
-  logic signed [23:0] h2_q, h3_q, h4_q, h5_q, h6_q;
+  logic [41:0] half2_q;              // for rounding
+  logic signed [17:0] t2_q, t3_q, t4_q, t5_q;
+  logic signed [23:0] h2_q, h3_q, h4_q, h5_q;
   logic signed [31:0] x2_q, x3_q, x4_q, x5_q, x6_q;
   logic [15:0] b2_q, b3_q, b4_q, b5_q;
   logic signed [17:0] act3_q, act4_q, act5_q;
@@ -102,7 +116,7 @@ module mmf_core_epi #(
   always_comb begin
     // |prod2_q| < 2^40: larger shifts round it to 0.
     if (shift2_q > 6'd41) scaled = 42'sd0;
-    else scaled = ($signed({prod2_q[40], prod2_q}) + (shift2_q == 6'd0 ? 42'sd0 : $signed(42'd1 << (shift2_q - 6'd1)))) >>> shift2_q;
+    else scaled = ($signed({prod2_q[40], prod2_q}) + $signed(half2_q)) >>> shift2_q;
     state_act = ($signed({h2_q[23], h2_q}) + 25'sd32) >>> 6;
     if (e2_q == 4'(mmf_isa_pkg::EPI_SWISHG))
       act = state_act > 25'sd131071 ? 18'sd131071 : (state_act < -25'sd131072 ? -18'sd131072 : state_act[17:0]);
@@ -118,13 +132,13 @@ module mmf_core_epi #(
   assign magnitude = act3_q == -18'sd131072 ? 18'h1ffff : (act3_q[17] ? negated : act3_q);
   mmf_sigmoid_rom u_rom (.clk_i, .en_i(1'b1), .addr_i(magnitude[16:9]), .data_q(segment));
 
-  // Stage 4: line through the segment
+  // Stage 4: line through the segment. The half and its rounding are added to the value while growth is multiplied.
   logic [20:0] growth;
   logic [17:0] fine;
   logic [15:0] positive;
   assign growth = segment[11:0] * inside4_q + 21'd256;
-  assign fine = {2'd0, segment[27:12]} + {6'd0, growth[20:9]};
-  assign positive = 16'd16384 + 16'((fine + 18'd2) >> 2);
+  assign fine = ({2'd0, segment[27:12]} + 18'd65538) + {6'd0, growth[20:9]};
+  assign positive = fine[17:2];
 
   // Stage 5: SiLU and forget gate
   logic signed [34:0] silu_wide;
@@ -136,13 +150,15 @@ module mmf_core_epi #(
   logic signed [43:0] state_wide;
   logic signed [42:0] gated_wide;
   logic signed [32:0] residual_wide;
-  logic signed [17:0] gate;
+  // What stage 5 prepares of it: f h and rounding, 1 - f, and which gate.
+  logic signed [43:0] kept6_q;
+  logic signed [18:0] rest6_q;
+  logic signed [17:0] gate6_q;
   logic [31:0] value;
   logic [31:0] bits_q, bits_next;
   always_comb begin
-    state_wide = (h6_q * $signed({1'b0, t6_q[16:0]}) + ((silu6_q * $signed({1'b0, 18'd32768 - t6_q})) <<< 6) + 44'sd16384) >>> 15;
-    gate = e6_q == 4'(mmf_isa_pkg::EPI_MULT) ? t6_q : silu6_q;
-    gated_wide = (sum6_q * gate + 43'sd8) >>> 4;
+    state_wide = (kept6_q + ((silu6_q * rest6_q) <<< 6)) >>> 15;
+    gated_wide = (sum6_q * gate6_q + 43'sd8) >>> 4;
     residual_wide = $signed({x6_q[31], x6_q}) + $signed({y6_q[31], y6_q});
     if (e6_q == 4'(mmf_isa_pkg::EPI_RESADD))
       value = residual_wide > 33'sd2147483647 ? 32'h7fffffff : (residual_wide < -33'sd2147483648 ? 32'h80000000 : residual_wide[31:0]);
@@ -158,10 +174,26 @@ module mmf_core_epi #(
   assign h_o = state_wide > 44'sd8388607 ? 24'h7fffff : (state_wide < -44'sd8388608 ? 24'h800000 : state_wide[23:0]);
   assign v_o = value;
   assign bits_o = bits_next;
-  assign done_o = v_q[6] && last_q[6];
+  assign done_o = (v_q[6] && last_q[6] && !keeps_q[6]) || (v_q[6+Late] && last_q[6+Late] && keeps_q[6+Late]);
 
+  // Stages 4 to 12 of what keeps a row: sum or scaled logit, the noise of its row, comparison.
+  localparam int NoiseShift = mmf_num_pkg::LOGIT_F - mmf_num_pkg::NOISE_F;
   logic better;
-  assign better = first_q[6] || sum6_q > $signed(best_sum_o);
+  assign better = first_q[6+Late] || key_q > best_key_o;
+  mmf_core_noise u_noise (.clk_i, .seed_i, .position_i, .row_i(24'(row_q)), .noise_o(noise));
+  always_ff @(posedge clk_i) begin
+    logit_q[4] <= noisy_q[3] ? y3_q : {{8{sum3_q[23]}}, sum3_q};
+    for (int s = 5; s <= 5 + Late; s++) logit_q[s] <= logit_q[s-1];
+    late_row_q[7] <= r6_q;
+    for (int s = 8; s <= 6 + Late; s++) late_row_q[s] <= late_row_q[s-1];
+    key_q <= $signed({logit_q[5+Late][31], logit_q[5+Late]}) +
+             (noisy_q[5+Late] ? $signed({{(mmf_num_pkg::KEY_W-mmf_num_pkg::NOISE_W){noise[mmf_num_pkg::NOISE_W-1]}}, noise}) <<< NoiseShift
+                              : '0);
+    if (v_q[6+Late] && keeps_q[6+Late] && better) begin
+      best_row_o <= late_row_q[6+Late];
+      best_key_o <= key_q;
+    end
+  end
 
   always_ff @(posedge clk_i) begin
     if (ctx_valid_i && ctx_ready_o) begin
@@ -173,6 +205,9 @@ module mmf_core_epi #(
       bank_q[ctx_in_q[0]] <= ctx_bank_i;
     end
     if (group_valid_i) fifo[in_q[GW-1:0]] <= group_sums_i;
+
+    keeps_q <= {keeps_q[5+Late:1], keeps_row};
+    noisy_q <= {noisy_q[4+Late:1], noisy_i && epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE)};
 
     // 1: operands arrive
     e1_q <= epi_q[ctx];
@@ -188,6 +223,7 @@ module mmf_core_epi #(
     sum2_q <= sum1_q;
     prod2_q <= sum1_q * $signed({1'b0, scale1_q[15:0]});
     shift2_q <= scale1_q[21:16];
+    half2_q <= scale1_q[21:16] == 6'd0 ? 42'd0 : 42'd1 << (scale1_q[21:16] - 6'd1);
     t2_q <= t_i;
     h2_q <= (fresh1_q && e1_q == 4'(mmf_isa_pkg::EPI_STATE)) ? 24'd0 : h_i;
     x2_q <= x_i;
@@ -235,16 +271,11 @@ module mmf_core_epi #(
     silu6_q <= silu_wide[17:0];
     f6_q <= b5_q + gate_wide[15:0];
     y6_q <= y5_q;
-    t6_q <= t5_q;
-    h6_q <= h5_q;
+    kept6_q <= h5_q * $signed({1'b0, t5_q[16:0]}) + 44'sd16384;
+    rest6_q <= $signed({1'b0, 18'd32768 - t5_q});
+    gate6_q <= e5_q == 4'(mmf_isa_pkg::EPI_MULT) ? t5_q : silu_wide[17:0];
     x6_q <= x5_q;
-    if (v_q[6]) begin
-      bits_q <= bits_next;
-      if (e6_q == 4'(mmf_isa_pkg::EPI_ARGMAX) && better) begin
-        best_row_o <= r6_q;
-        best_sum_o <= sum6_q;
-      end
-    end
+    if (v_q[6]) bits_q <= bits_next;
 
     if (!rst_ni) begin
       ctx_in_q <= '0;
@@ -256,12 +287,14 @@ module mmf_core_epi #(
       v_q <= '0;
       first_q <= '0;
       last_q <= '0;
+      pause_q <= '0;
     end else begin
       if (ctx_valid_i && ctx_ready_o) ctx_in_q <= ctx_in_q + 2'd1;
       if (group_valid_i) in_q <= in_q + 1'b1;
-      v_q <= {v_q[5:1], active && row_q < rows_q[ctx]};
-      first_q <= {first_q[5:1], row_q == '0};
-      last_q <= {last_q[5:1], active && last_row && row_q < rows_q[ctx]};
+      v_q <= {v_q[5+Late:1], active && row_q < rows_q[ctx]};
+      first_q <= {first_q[5+Late:1], row_q == '0};
+      last_q <= {last_q[5+Late:1], active && last_row && row_q < rows_q[ctx]};
+      if (pause_q != 3'd0) pause_q <= pause_q - 3'd1;
       if (active) begin
         row_q <= row_q + 1'b1;
         lane_q <= lane_q + 3'd1;
@@ -271,6 +304,7 @@ module mmf_core_epi #(
           if (last_row) begin
             row_q <= '0;
             ctx_out_q <= ctx_out_q + 2'd1;
+            if (keeps_row) pause_q <= 3'(Late);
           end
         end
       end

@@ -26,6 +26,8 @@ module mmf_core_sfu #(
   logic [M+3:0] rest_q;
   logic [M:0] root_q;
   logic [M+15:0] result_q;
+  logic [2*M-1:0] product_q;
+  logic nothing_q;                 // a factor is 0
 
   function automatic logic signed [15:0] clamp_exponent(input logic signed [17:0] e);
     if (e > 18'sd1023) clamp_exponent = 16'sd1023;
@@ -49,12 +51,12 @@ module mmf_core_sfu #(
   logic [2*M:0] half;
   logic signed [17:0] mul_e;
   logic [M-1:0] mul_m;
-  assign product = ma_q * mb_q;
+  assign product = product_q;
   assign high = product[2*M-1];
   assign half = {1'b0, product} + ((2*M+1)'(1) << (high ? M - 1 : M - 2));
   assign rounded = high ? half[2*M:M] : half[2*M-1:M-1];
-  assign mul_m = (ma_q == '0 || mb_q == '0) ? '0 : (rounded[M] ? {1'b1, {(M-1){1'b0}}} : rounded[M-1:0]);
-  assign mul_e = (ma_q == '0 || mb_q == '0) ? 18'sd0
+  assign mul_m = nothing_q ? '0 : (rounded[M] ? {1'b1, {(M-1){1'b0}}} : rounded[M-1:0]);
+  assign mul_e = nothing_q ? 18'sd0
       : $signed({{2{ea_q[15]}}, ea_q}) + $signed({{2{eb_q[15]}}, eb_q}) + (high ? 18'(M) : 18'(M - 1)) +
         (rounded[M] ? 18'sd1 : 18'sd0);
 
@@ -74,7 +76,14 @@ module mmf_core_sfu #(
 
   assign busy_o = state_q != StIdle;
   assign done_o = state_q == StDone;
-  assign result_o = result_q;
+  // The last step of each function, in the cycle of done_o: rounding of a product, or turning into a scale.
+  always_comb begin
+    case (fn_q)
+      4'(mmf_isa_pkg::FN_MUL): result_o = {clamp_exponent(mul_e), mul_m};
+      4'(mmf_isa_pkg::FN_RSQ): result_o = result_q;
+      default: result_o = to_scale(result_q[M-1:0], result_q[M+15:M], frac_q);
+    endcase
+  end
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
@@ -106,11 +115,12 @@ module mmf_core_sfu #(
           end
         end
         StMul: begin
-          result_q <= {clamp_exponent(mul_e), mul_m};
+          product_q <= ma_q * mb_q;
+          nothing_q <= ma_q == '0 || mb_q == '0;
           state_q <= fn_q == 4'(mmf_isa_pkg::FN_SCL) ? StScale : StDone;
         end
         StScale: begin
-          result_q <= to_scale(result_q[M-1:0], result_q[M+15:M], frac_q);
+          if (fn_q == 4'(mmf_isa_pkg::FN_SCL)) result_q <= {clamp_exponent(mul_e), mul_m};
           state_q <= StDone;
         end
         StDiv: begin

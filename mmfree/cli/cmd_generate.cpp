@@ -156,10 +156,15 @@ Result run_session(const Options& o, const PackedModel& model, const ModelIdenti
   std::vector<std::int32_t> ahead;
   std::size_t used = 0;
   for (idx n = 0; n < o.tokens; ++n) {
-    const std::int32_t id = used < ahead.size()
-                                ? ahead[used++]
-                                : sample(logits, o.sampler, &recent,
-                                         static_cast<std::uint64_t>(session.position()), scratch);
+    std::int32_t id = 0;
+    if constexpr (!kKeepsState) {
+      id = session.draw(hw::sampling(o.sampler.temperature, o.sampler.seed));
+    } else if (used < ahead.size()) {
+      id = ahead[used++];
+    } else {
+      id = sample(logits, o.sampler, &recent, static_cast<std::uint64_t>(session.position()),
+                  scratch);
+    }
     if (!o.ignore_eos && c.eos_token_id && id == *c.eos_token_id) {
       r.stopped_at_eos = true;
       break;
@@ -257,19 +262,21 @@ int cmd_generate(Args args) {
   app.add_option("--temp", o.sampler.temperature,
                  "temperature; 0 always takes the most likely token")
       ->capture_default_str();
-  app.add_option("--top-k", o.sampler.top_k, "only the k most likely tokens; 0: all")
-      ->capture_default_str();
-  app.add_option("--top-p", o.sampler.top_p, "only the most likely tokens that together reach p")
-      ->capture_default_str();
-  app.add_option("--min-p", o.sampler.min_p,
-                 "only tokens with this share of the largest probability")
-      ->capture_default_str();
-  app.add_option("--repetition-penalty", o.sampler.repetition_penalty,
-                 "above 1 makes repeated tokens less likely")
-      ->capture_default_str();
-  app.add_option("--repetition-window", o.sampler.repetition_window,
-                 "tokens looked back for that; 0: all")
-      ->capture_default_str();
+  CLI::Option* filters[5];
+  filters[0] = app.add_option("--top-k", o.sampler.top_k, "only the k most likely tokens; 0: all")
+                   ->capture_default_str();
+  filters[1] = app.add_option("--top-p", o.sampler.top_p,
+                              "only the most likely tokens that together reach p")
+                   ->capture_default_str();
+  filters[2] = app.add_option("--min-p", o.sampler.min_p,
+                              "only tokens with this share of the largest probability")
+                   ->capture_default_str();
+  filters[3] = app.add_option("--repetition-penalty", o.sampler.repetition_penalty,
+                              "above 1 makes repeated tokens less likely")
+                   ->capture_default_str();
+  filters[4] = app.add_option("--repetition-window", o.sampler.repetition_window,
+                              "tokens looked back for that; 0: all")
+                   ->capture_default_str();
   app.add_option("--seed", o.sampler.seed, "the same seed gives the same text")
       ->capture_default_str();
   add_numerics_option(app, o.numerics);
@@ -286,8 +293,17 @@ int cmd_generate(Args args) {
   if (!parse_options(app, args)) return 0;
   validate(o.sampler);
   validate(o.device);
-  if (o.numerics == "fixed" && o.device.device != "cpu")
-    fail(ErrorKind::usage, "generate: --numerics fixed runs with --device cpu only");
+  if (o.numerics == "fixed") {
+    if (o.device.device != "cpu")
+      fail(ErrorKind::usage, "generate: --numerics fixed runs with --device cpu only");
+    hw::sampling(o.sampler.temperature, o.sampler.seed);  // checks it
+    for (const CLI::Option* filter : filters)
+      if (filter->count() > 0)
+        fail(ErrorKind::usage,
+             fmt::format("generate: {} cannot be used with --numerics fixed: the accelerator draws "
+                         "from the whole vocabulary, by --temp and --seed alone",
+                         filter->get_name()));
+  }
   if (o.numerics == "fixed" && !(o.load_state.empty() && o.save_state.empty()))
     fail(ErrorKind::usage,
          "generate: --load-state and --save-state hold the state of --numerics integer; fixed has "

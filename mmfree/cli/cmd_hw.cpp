@@ -73,14 +73,15 @@ int run_compile(Args args) {
   return 0;
 }
 
-// Advances one sequence by a token; the next one if it was wanted.
+// Advances every stream by a token and returns the next ones, which count only if they were wanted.
 struct Simulator {
   std::string_view name;
-  std::function<std::int32_t(const hw::TokenInput&, bool wanted)> step;
+  std::function<std::vector<std::int32_t>(std::span<const hw::TokenInput>, bool wanted)> step;
 };
 
 struct RunResult {
-  std::vector<std::int32_t> prompt, ids;
+  std::vector<std::int32_t> prompt;
+  std::vector<std::vector<std::int32_t>> ids;  // of each stream; text and end are the first one's
   std::string text;
   bool stopped_at_eos = false;
 };
@@ -89,12 +90,26 @@ struct RunOptions {
   std::string prompt;
   std::vector<std::int32_t> ids;  // instead of a text
   idx tokens = 64;
+  double temperature = 0;
+  std::uint64_t seed = 0;
   bool ignore_eos = false;
   bool quiet = false;
 };
 
+// Every stream of the image continues the same prompt. Stream s draws with seed + s, so that it
+// writes what an image for one stream writes with that seed.
 RunResult run_image(const Simulator& simulator, const hw::Image& image, const RunOptions& o) {
   RunResult r;
+  const auto streams = static_cast<std::size_t>(image.streams());
+  r.ids.resize(streams);
+  std::vector<hw::TokenInput> inputs(streams);
+  for (std::size_t s = 0; s < streams; ++s)
+    inputs[s].sampling = hw::sampling(o.temperature, o.seed + s);
+  const auto step = [&](bool wanted) {
+    for (hw::TokenInput& i : inputs) ++i.sampling.position;
+    std::vector<std::int32_t> next = simulator.step(inputs, wanted);
+    for (std::size_t s = 0; s < streams; ++s) inputs[s] = {next[s], false, inputs[s].sampling};
+  };
   const std::span<const std::byte> model = image.section(hw::Section::tokenizer);
   const hw::ImageHeader& h = image.header();
   std::optional<Tokenizer> tokenizer;
@@ -123,21 +138,21 @@ RunResult run_image(const Simulator& simulator, const hw::Image& image, const Ru
                      std::fflush(stdout) != 0))
       fail_errno("write", "standard output");
   };
-  std::int32_t next = 0;
   for (std::size_t t = 0; t < r.prompt.size(); ++t) {
-    next = simulator.step({r.prompt[t], t == 0}, t + 1 == r.prompt.size());
+    for (hw::TokenInput& i : inputs) i = {r.prompt[t], t == 0, i.sampling};
+    step(t + 1 == r.prompt.size());
     text_of(r.prompt[t]);
   }
   for (idx n = 0; n < o.tokens; ++n) {
-    const std::int32_t id = next;
+    const std::int32_t id = inputs[0].token;
     if (!o.ignore_eos && id == h.eos) {
       r.stopped_at_eos = true;
       break;
     }
-    r.ids.push_back(id);
+    for (std::size_t s = 0; s < streams; ++s) r.ids[s].push_back(inputs[s].token);
     show(stream ? text_of(id) : fmt::format("{}{}", n > 0 ? "," : "", id));
     if (n + 1 == o.tokens) break;
-    next = simulator.step({id, false}, true);
+    step(true);
   }
   if (stream) show(stream->finish());
   if (!o.quiet) std::fputc('\n', stdout);
@@ -148,7 +163,7 @@ int run_run(Args args) {
   std::string path;
   RunOptions o;
   Ctx ctx;
-  CLI::App app("Runs an image on a simulator, the most likely token each time", "mmfree hw run");
+  CLI::App app("Runs an image on a simulator", "mmfree hw run");
   app.add_option("IMAGE", path, "made by mmfree hw compile")->required();
   CLI::Option* prompt = app.add_option("--prompt", o.prompt, "text to continue");
   app.add_option("--prompt-ids", o.ids, "token ids instead of text: 1,2,3")
@@ -156,6 +171,12 @@ int run_run(Args args) {
       ->excludes(prompt);
   app.add_option("-n,--tokens", o.tokens, "most tokens to generate")
       ->check(CLI::Range(idx{0}, idx{1} << 40))
+      ->capture_default_str();
+  app.add_option("--temp", o.temperature, "temperature; 0 always takes the most likely token")
+      ->capture_default_str();
+  app.add_option("--seed", o.seed,
+                 "the same seed gives the same text as generate --numerics fixed; stream s of an "
+                 "image has seed + s")
       ->capture_default_str();
   app.add_flag("--ignore-eos", o.ignore_eos, "go on after the end-of-text token");
   app.add_flag("--json", o.quiet, "one JSON object");
@@ -177,24 +198,25 @@ int run_run(Args args) {
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
   const hw::ImageFile file(path);
-  // Every stream of the image continues the same prompt; the first one's text is shown.
   const int streams = file.image.streams();
   hw::Machine machine(ctx, file.image, streams);
-  std::vector<hw::TokenInput> inputs(static_cast<std::size_t>(streams));
+  const auto next_tokens = [streams](const auto& simulated) {
+    std::vector<std::int32_t> next;
+    for (int s = 0; s < streams; ++s) next.push_back(simulated.next_token(s));
+    return next;
+  };
   nlohmann::ordered_json counters;
-  Simulator simulator = {"instructions", [&](const hw::TokenInput& input, bool wanted) {
-                           std::fill(inputs.begin(), inputs.end(), input);
+  Simulator simulator = {"instructions", [&](std::span<const hw::TokenInput> inputs, bool wanted) {
                            machine.run(inputs, wanted);
-                           return machine.next_token(0);
+                           return next_tokens(machine);
                          }};
 #ifdef MMFREE_HW
   std::optional<hw::RtlCore> core;
   if (rtl) {
     core.emplace(file.image, memory, streams);
-    simulator = {"RTL", [&](const hw::TokenInput& input, bool wanted) {
-                   std::fill(inputs.begin(), inputs.end(), input);
+    simulator = {"RTL", [&](std::span<const hw::TokenInput> inputs, bool wanted) {
                    core->run(inputs, wanted, free ? nullptr : &machine);
-                   return core->next_token(0);
+                   return next_tokens(*core);
                  }};
   }
 #endif
@@ -214,10 +236,13 @@ int run_run(Args args) {
   if (o.quiet) {
     nlohmann::ordered_json j = {{"text", r.text},
                                 {"prompt_ids", r.prompt},
-                                {"ids", r.ids},
+                                {"ids", r.ids[0]},
                                 {"stopped_at_eos", r.stopped_at_eos},
+                                {"temperature", o.temperature},
+                                {"seed", o.seed},
                                 {"simulator", simulator.name},
                                 {"streams", streams}};
+    if (streams > 1) j["ids_of_streams"] = r.ids;
     if (!counters.is_null()) j.update(counters);
     fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   }

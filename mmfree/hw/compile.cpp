@@ -114,12 +114,18 @@ class Builder {
   }
 
   void head() {
+    add(Op::LDS, {{"dst", kConstants}});
     constants(0, n_.d);  // head_g1, for the scale of logits; codes do not need it
+    stat(kVEC_X, 0, n_.d, kMODE_SS, 0, 0);
     constants(1, n_.d);  // head_g
     stat(kVEC_X, 1, n_.d, kMODE_MX, 0, 2);
+    sfu(kFN_RSQ, 1, 0);
     sfu(kFN_RCP, 3, 2);
     codes(0, kVEC_X, 1, n_.d, 3);
-    matrix(0, 0, n_.d, kEPI_ARGMAX, n_.vocab);
+    sfu(kFN_MUL, 4, 2, 1);
+    sfu(kFN_MUL, 5, 4, kConstants);
+    sfu(kFN_SCT, 6, 5, 0, kLogitFrac);
+    matrix(0, 6, n_.d, kEPI_SAMPLE, n_.vocab);
   }
 
   static std::uint64_t u(idx v) { return static_cast<std::uint64_t>(v); }
@@ -152,6 +158,18 @@ class Writer {
     put(g.data(), g.size() * 2);
     const std::vector<std::byte> zeros((kBeatBytes - g.size() * 2 % kBeatBytes) % kBeatBytes);
     put(zeros.data(), zeros.size());
+  }
+  // A beat of scalars, at most 16.
+  void put_scalars(std::initializer_list<Scalar> scalars) {
+    struct Pair {
+      std::uint16_t mantissa;
+      std::int16_t exponent;
+    };
+    Pair pairs[16] = {};
+    static_assert(sizeof pairs == kBeatBytes);
+    std::size_t k = 0;
+    for (const Scalar s : scalars) pairs[k++] = {s.mantissa, s.exponent};
+    put(pairs, sizeof pairs);
   }
   void skip_header() {
     const std::vector<std::byte> zeros(kPageBytes);
@@ -207,16 +225,7 @@ void put_matrix(const Ctx& ctx, Writer& out, const FixedModel& model, Matrix mat
 
 void put_layer(const Ctx& ctx, Writer& out, const FixedModel& model, idx l) {
   const FixedLayer& n = model.layers[static_cast<std::size_t>(l)];
-  struct Pair {
-    std::uint16_t mantissa;
-    std::int16_t exponent;
-  };
-  Pair scalars[16] = {};
-  const Scalar constants[] = {n.f_c, n.i_c, n.o_c, n.p_c, n.down_c};
-  for (std::size_t k = 0; k < std::size(constants); ++k)
-    scalars[k] = {constants[k].mantissa, constants[k].exponent};
-  static_assert(sizeof scalars == kBeatBytes);
-  out.put(scalars, sizeof scalars);
+  out.put_scalars({n.f_c, n.i_c, n.o_c, n.p_c, n.down_c});
   for (const Gains* g : {&n.attn_g1, &n.f_g, &n.bound, &n.i_g, &n.g_g}) out.put_constants(*g);
   put_matrix(ctx, out, model, Matrix::f, l);
   put_matrix(ctx, out, model, Matrix::i, l);
@@ -283,6 +292,7 @@ void write_image(const Ctx& ctx, const FixedModel& model, const std::filesystem:
   h.isa = kIsaVersion;
   h.lanes = kLanes;
   h.rows = kRows;
+  h.ports = 1;
   h.d = u32(model.d);
   h.m = u32(model.m);
   h.f = u32(model.f);
@@ -308,6 +318,7 @@ void write_image(const Ctx& ctx, const FixedModel& model, const std::filesystem:
                static_cast<std::uint64_t>(model.layers_count));
   }
   out.begin(Section::head);
+  out.put_scalars({model.head_c});
   out.put_constants(model.head_g1);
   out.put_constants(model.head_g);
   put_matrix(ctx, out, model, Matrix::head, 0);

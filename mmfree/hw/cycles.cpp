@@ -148,7 +148,7 @@ Uses uses(const Instruction& i) {
       break;
     case Op::SFU:
       u.read(s(i.a()));
-      if (i.field("fn") >= kFN_MUL) u.read(s(i.b()));
+      if (i.field("fn") == kFN_MUL || i.field("fn") == kFN_SCL) u.read(s(i.b()));
       u.write(s(i.dst()));
       break;
     case Op::TMM: {
@@ -179,6 +179,9 @@ Uses uses(const Instruction& i) {
         case kEPI_MULT:
           u.read(rT);
           u.write(rZ);
+          break;
+        case kEPI_SAMPLE:
+          u.read(s(i.b()));
           break;
         default:
           break;
@@ -240,7 +243,7 @@ class Core {
         done = free_[unit] = at + pass(i) + c_.quantize_tail;
         break;
       case Op::SFU: {
-        const int delay[] = {c_.root, c_.reciprocal, c_.multiply, c_.scale};
+        const int delay[] = {c_.root, c_.reciprocal, c_.multiply, c_.scale, c_.scale};
         done = free_[unit] = at + delay[i.field("fn")];
         break;
       }
@@ -308,6 +311,10 @@ class Core {
     }
     report.weight_beats += groups * i.len();
     last_beat_ = t;
+    if (keeps_row(static_cast<unsigned>(i.field("epi")))) {
+      epilogue_free_ += c_.choice_depth;
+      last_row += c_.choice_depth;
+    }
     return last_row + c_.epilogue_depth;
   }
   const CoreModel& c_;

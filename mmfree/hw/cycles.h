@@ -28,6 +28,7 @@ struct CoreModel {
   int multiply = 3, scale = 4, reciprocal = 20, root = 53;
   int tile_start = 1, tile_depth = 7;
   int epilogue_depth = 7;  // from a row's entry to what reads the written row
+  int choice_depth = 6;    // more for ARGMAX and SAMPLE; the next matrix waits as long
   int request = 2;         // from a run's instruction to its first request
   int arrive = 1;          // from the port into the FIFO
   int result_groups = 8;

@@ -17,10 +17,13 @@ int shift_of(std::span<const std::int32_t> v) {
   return normal_shift(bits);
 }
 
-// The factor of row sums: max / sqrt(squares) * constant * 2^frac.
+// The factor of row sums: max / sqrt(squares) * constant.
+Scalar output_factor(Scalar maximum, Scalar squares, Scalar constant) {
+  return multiply(multiply(maximum, reciprocal_sqrt(squares)), constant);
+}
+
 Scale output_scale(Scalar maximum, Scalar squares, Scalar constant, int frac) {
-  const Scalar norm = multiply(maximum, reciprocal_sqrt(squares));
-  return scale_from_scalar(multiply(norm, constant), frac);
+  return scale_from_scalar(output_factor(maximum, squares, constant), frac);
 }
 
 }  // namespace
@@ -141,13 +144,28 @@ void FixedNetwork::step(std::int32_t token, std::span<std::int32_t> state, bool 
     layer(model_->layers[size(l)], layers_[size(l)], state.data() + l * model_->m);
   if (!with_logits) return;
   const Scalar x_squares = squares(x_, &model_->head_g1);
-  logit_scale_ = output_scale(quantize(x_, model_->head_g), x_squares, model_->head_c, kLogitFrac);
+  logit_factor_ = output_factor(quantize(x_, model_->head_g), x_squares, model_->head_c);
+  logit_scale_ = scale_from_scalar(logit_factor_, kLogitFrac);
   product(head_);
 }
 
 std::int32_t FixedNetwork::best() const {
   return static_cast<std::int32_t>(std::max_element(sums_.begin(), sums_.begin() + model_->vocab) -
                                    sums_.begin());
+}
+
+std::int32_t FixedNetwork::draw(const Sampling& s) const {
+  const Scale scale = scale_from_scalar(multiply(logit_factor_, s.inverse_temperature), kLogitFrac);
+  std::int64_t largest = 0;
+  std::int32_t row = -1;
+  for (std::int32_t r = 0; r < model_->vocab; ++r) {
+    const std::int64_t key = sample_key(sums_[size(r)], scale, s, static_cast<std::uint32_t>(r));
+    if (row < 0 || key > largest) {
+      largest = key;
+      row = r;
+    }
+  }
+  return row;
 }
 
 }  // namespace mmfree::hw

@@ -8,6 +8,7 @@
 #include "mmfree/core/buffer.h"
 #include "mmfree/core/parallel.h"
 #include "mmfree/hw/lower.h"
+#include "mmfree/hw/noise.h"
 
 namespace mmfree::hw {
 
@@ -33,6 +34,8 @@ class FixedNetwork {
     return static_cast<std::int32_t>(apply_scale(sums_[row], logit_scale_, 32));
   }
   std::int32_t best() const;  // the row with the largest sum, the first of equals
+  // The row that the head draws (noise.h), the first of equals; best() without temperature.
+  std::int32_t draw(const Sampling& s) const;
   std::span<const std::int32_t> residual() const { return x_; }
 
  private:
@@ -51,6 +54,7 @@ class FixedNetwork {
   CodeMatrix head_;
   std::vector<std::int32_t> x_, z_, t_, sums_;
   std::vector<std::int8_t> q_;
+  Scalar logit_factor_;  // of the sums, without fraction bits
   Scale logit_scale_;
 };
 

@@ -29,6 +29,11 @@ std::span<const float> FixedSession::prefill(std::span<const std::int32_t> token
   return logits_;
 }
 
+std::int32_t FixedSession::draw(Sampling s) const {
+  s.position = static_cast<std::uint32_t>(position_);
+  return network_.draw(s);
+}
+
 void FixedSession::restart() {
   std::fill(state_.begin(), state_.end(), 0);
   position_ = 0;

@@ -22,6 +22,10 @@ class FixedSession {
   std::span<const float> prefill(std::span<const std::int32_t> tokens);
   std::span<const float> step(std::int32_t token) { return prefill({&token, 1}); }
 
+  // The token that the head draws after the last one fed; `s`'s position is filled in. Only after
+  // prefill or step.
+  std::int32_t draw(Sampling s) const;
+
   void restart();
   idx position() const { return position_; }
   const FixedNetwork& network() const { return network_; }

@@ -52,7 +52,7 @@ idx Shape::layer_beats() const {
          3 * matrix_beats(m, d) + matrix_beats(d, m) + 2 * matrix_beats(f, d) + matrix_beats(d, f);
 }
 idx Shape::head_beats() const {
-  return 2 * constant_beats(d) + matrix_beats(vocab, d);
+  return 1 + 2 * constant_beats(d) + matrix_beats(vocab, d);
 }
 
 Image::Image(std::span<const std::byte> bytes, std::string name)
@@ -78,6 +78,7 @@ Image::Image(std::span<const std::byte> bytes, std::string name)
   equal("the instruction set's version", h.isa, kIsaVersion);
   equal("the number of lanes", h.lanes, kLanes);
   equal("the number of rows a beat", h.rows, kRows);
+  equal("the number of memory ports", h.ports, 1);
   equal("the length of the file", bytes.size(), h.file_bytes);
   const auto width = [&](const char* what, std::uint32_t v) {
     check(v >= kLanes && v <= kMaxWidth && v % kLanes == 0,
@@ -97,7 +98,7 @@ Image::Image(std::span<const std::byte> bytes, std::string name)
   };
   token("the beginning-of-text token", h.bos);
   token("the end-of-text token", h.eos);
-  check(h.zero == 0 && h.zero2 == 0, "reserved fields of the header are not 0");
+  check(h.zero == 0, "reserved fields of the header are not 0");
 
   std::uint64_t end = kPageBytes;  // sections follow one another
   for (int i = 0; i < kSections; ++i) {
@@ -232,12 +233,9 @@ void Image::check_program() const {
         below("len", limit(widest) / kLanes + 1);
         const auto epi = static_cast<unsigned>(i.field("epi"));
         const bool state = epi == kEPI_SIGF || epi == kEPI_STATE || epi == kEPI_SWISHG;
-        const idx rows = epi == kEPI_ARGMAX   ? n.vocab
-                         : epi == kEPI_RESADD ? n.d
-                         : state              ? n.m
-                                              : n.f;
+        const idx rows = keeps_row(epi) ? n.vocab : epi == kEPI_RESADD ? n.d : state ? n.m : n.f;
         if (i.field("rows") == 0 || i.len() == 0) bad("an empty matrix");
-        if (epi != kEPI_ARGMAX && i.field("rows") < kLeastRows)
+        if (!keeps_row(epi) && i.field("rows") < kLeastRows)
           bad(fmt::format("rows is {}, expected at least {}", i.field("rows"), kLeastRows));
         below("rows", limit(rows) + 1);
         break;

@@ -19,15 +19,14 @@
 
 #include "mmfree/core/file.h"
 #include "mmfree/core/types.h"
+#include "mmfree/hw/fixed.h"
 #include "mmfree/hw/isa.h"
 
 namespace mmfree::hw {
 
 inline constexpr std::array<char, 8> kImageMagic = {'M', 'M', 'F', 'R', 'E', 'E', 'H', 'W'};
-inline constexpr std::uint32_t kImageVersion = 1;
-inline constexpr std::uint32_t kIsaVersion = 1;
 // Fewest rows of a matrix whose results a matrix behind it may read: fewer, and its first row would
-// be read before the epilogue has written it. ARGMAX writes no memory and may have any number.
+// be read before the epilogue has written it. ARGMAX and SAMPLE write no memory and may have any.
 inline constexpr std::uint64_t kLeastRows = 6;
 // Runs of beats that may be appended and not yet be taken: the prefetcher's queue.
 inline constexpr std::size_t kRunQueue = 4;
@@ -49,10 +48,10 @@ struct ImageHeader {
   std::uint32_t d, m, f, layers;  // shape
   std::uint32_t vocab;
   std::int32_t bos, eos;  // -1: none
-  std::uint32_t zero;
+  std::uint32_t ports;    // memory ports that share the beats
   std::array<SectionEntry, kSections> sections;
   std::uint64_t file_bytes;
-  std::uint32_t zero2;
+  std::uint32_t zero;
   std::uint32_t crc;  // of all bytes before it
 };
 static_assert(sizeof(ImageHeader) == 56 + kSections * 24 + 16);
@@ -69,6 +68,10 @@ struct Shape {
 };
 constexpr idx matrix_beats(idx rows, idx inputs) {
   return (rows + 4) / 5 * (inputs / 64);
+}
+// Whether an epilogue keeps one row and writes no vector.
+constexpr bool keeps_row(unsigned epi) {
+  return epi == kEPI_ARGMAX || epi == kEPI_SAMPLE;
 }
 constexpr idx constant_beats(idx n) {
   return (n + 31) / 32;

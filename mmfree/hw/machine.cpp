@@ -64,7 +64,7 @@ Machine::Machine(const Ctx& ctx, const Image& image, int streams)
     : ctx_(ctx),
       image_(&image),
       stream_(static_cast<std::size_t>(streams)),
-      fresh_(stream_.size()) {
+      inputs_(stream_.size()) {
   const Shape n = image.shape();
   const auto widest = static_cast<std::size_t>(std::max({n.d, n.m, n.f}));
   for (StreamMemory& m : stream_) {
@@ -111,7 +111,7 @@ void Machine::run(std::span<const TokenInput> inputs, bool with_logits,
       fail(ErrorKind::usage, fmt::format("token {} of stream {} is outside the vocabulary of {}",
                                          inputs[s].token, s, image_->shape().vocab));
     stream_[s].token = inputs[s].token;
-    fresh_[s] = inputs[s].fresh;
+    inputs_[s] = inputs[s];
   }
   runs_.clear();
   run_ = 0;
@@ -240,6 +240,10 @@ void Machine::scalar(const Instruction& i, StreamMemory& m) {
     case kFN_SCL:
       m.s[i.dst()] = pack(scale_from_scalar(multiply(a, b), static_cast<int>(i.field("frac"))));
       break;
+    case kFN_SCT:
+      m.s[i.dst()] = pack(scale_from_scalar(multiply(a, input(m).sampling.inverse_temperature),
+                                            static_cast<int>(i.field("frac"))));
+      break;
   }
 }
 
@@ -261,7 +265,7 @@ void Machine::epilogue(const Instruction& i, StreamMemory& m) {
   const Shape n = image_->shape();
   const auto rows = size(i.field("rows"));
   const Scale s = as_scale(m.s[i.b()]);
-  const bool fresh = fresh_[static_cast<std::size_t>(&m - stream_.data())];
+  const bool fresh = input(m).fresh;
   std::int32_t* h = m.h.data() + layer_ * n.m;
   const auto act = [&](std::size_t r) {
     return static_cast<std::int32_t>(apply_scale(sums_[r], s, kActBits));
@@ -293,13 +297,19 @@ void Machine::epilogue(const Instruction& i, StreamMemory& m) {
       for (std::size_t r = 0; r < rows; ++r) m.z[r] = gated_value(sums_[r], m.t[r]);
       m.z_bits = bits_of({m.z.data(), rows});
       break;
-    case kEPI_ARGMAX: {
-      const auto best =
-          std::max_element(sums_.begin(), sums_.begin() + static_cast<std::ptrdiff_t>(rows));
-      m.best_row = static_cast<std::int32_t>(best - sums_.begin());
-      m.best_sum = *best;
-      break;
-    }
+    case kEPI_ARGMAX:
+      return choose(rows, {}, {}, m);
+    case kEPI_SAMPLE:
+      return choose(rows, s, input(m).sampling, m);
+  }
+}
+
+void Machine::choose(std::size_t rows, Scale scale, const Sampling& sampling, StreamMemory& m) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::int64_t key = sample_key(sums_[r], scale, sampling, static_cast<std::uint32_t>(r));
+    if (r > 0 && key <= m.best_key) continue;
+    m.best_row = static_cast<std::int32_t>(r);
+    m.best_key = key;
   }
 }
 
@@ -341,8 +351,8 @@ std::uint32_t Machine::digest(const Instruction& i, const StreamMemory& m,
         case kEPI_RESADD:
           return digest_of(crc, m.x, rows);
         default: {
-          const std::int32_t both[2] = {m.best_row, m.best_sum};
-          return crc32c(crc, both, 8);
+          crc = crc32c(crc, &m.best_row, 4);
+          return crc32c(crc, &m.best_key, 8);
         }
       }
     }

@@ -9,6 +9,7 @@
 #include "mmfree/core/parallel.h"
 #include "mmfree/hw/fixed.h"
 #include "mmfree/hw/image.h"
+#include "mmfree/hw/noise.h"
 
 namespace mmfree::hw {
 
@@ -19,12 +20,14 @@ struct StreamMemory {
   std::uint32_t x_bits = 0, z_bits = 0;    // OR of v ^ (v >> 31)
   std::uint32_t s[kScalars] = {};
   std::int32_t token = 0;
-  std::int32_t best_row = 0, best_sum = 0;
+  std::int32_t best_row = 0;  // kept by ARGMAX or SAMPLE
+  std::int64_t best_key = 0;  // its row sum, or what SAMPLE compares
 };
 
 struct TokenInput {
   std::int32_t token = 0;
   bool fresh = false;  // forget the state first
+  Sampling sampling = {};
 };
 
 // After each executed instruction: where, and what it left in its destination, stream after stream,
@@ -68,13 +71,17 @@ class Machine {
   void scalar(const Instruction& i, StreamMemory& m);
   void matrix(const Instruction& i);
   void epilogue(const Instruction& i, StreamMemory& m);
+  void choose(std::size_t rows, Scale scale, const Sampling& sampling, StreamMemory& m);
+  const TokenInput& input(const StreamMemory& m) const {
+    return inputs_[static_cast<std::size_t>(&m - stream_.data())];
+  }
   std::uint32_t digest(const Instruction& i) const;
   std::uint32_t digest(const Instruction& i, const StreamMemory& m, std::uint32_t crc) const;
 
   Ctx ctx_;
   const Image* image_;
   std::vector<StreamMemory> stream_;
-  std::vector<bool> fresh_;
+  std::vector<TokenInput> inputs_;
   std::vector<std::int16_t> constants_[kConstBanks];  // (W)
   std::vector<std::int32_t> sums_;
   std::vector<Run> runs_;

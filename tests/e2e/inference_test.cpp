@@ -482,5 +482,68 @@ TEST_F(Inference, InspectReportsWhatTheModelIs) {
   EXPECT_NE(good({"inspect", path("m.gguf")}).find("blk.1.ffn_down.weight"), std::string::npos);
 }
 
+// The accelerator's tool chain: the simulator draws what the integer network draws, and what cannot
+// work is refused.
+TEST_F(Inference, AcceleratorDrawsWhatTheIntegerNetworkDraws) {
+  good({"hw", "compile", path("run"), "-o", path("one.mmh")});
+  good({"hw", "compile", path("run"), "-o", path("two.mmh"), "--streams", "2"});
+  const auto ids = [&](Arguments a, const std::string& temp, const std::string& seed,
+                       const std::string& key = "ids") {
+    const Arguments rest = {"--prompt", "the cat", "-n", "12",           "--temp",
+                            temp,       "--seed",  seed, "--ignore-eos", "--json"};
+    a.insert(a.end(), rest.begin(), rest.end());
+    return json::parse(good(a)).at(key);
+  };
+  const Arguments network = {"generate", path("run"), "--numerics", "fixed"};
+  const Arguments one = {"hw", "run", path("one.mmh")}, two = {"hw", "run", path("two.mmh")};
+  const std::string big = "18446744073709551615";  // the largest seed
+  json drawn;
+  for (const std::string seed : {"1", "2", "4294967295", big.c_str()}) {
+    drawn.push_back(ids(network, "1.3", seed));
+    EXPECT_EQ(ids(one, "1.3", seed), drawn.back()) << seed;
+  }
+  EXPECT_NE(drawn[0], drawn[1]);
+  EXPECT_EQ(ids(two, "1.3", "1", "ids_of_streams"), json({drawn[0], drawn[1]}));
+  EXPECT_EQ(ids(one, "0", "1"), ids(network, "0", "2"));  // seeds count only with a temperature
+  EXPECT_NE(ids(one, "0", "1"), drawn[0]);
+
+  for (const char* filter :
+       {"--top-k", "--top-p", "--min-p", "--repetition-penalty", "--repetition-window"})
+    refused({"generate", path("run"), "--numerics", "fixed", filter, "1"}, filter);
+  for (const char* temp : {"0.01", "2000", "-1"}) {
+    refused({"generate", path("run"), "--numerics", "fixed", "--temp", temp}, "temperature");
+    refused({"hw", "run", path("one.mmh"), "--prompt", "the", "--temp", temp}, "temperature");
+  }
+  // Images that are none, cut off, damaged, of another version; shapes that do not fit.
+  const std::string bytes = read_text_file(path("one.mmh"));
+  const auto bad = [&](const std::string& content, const std::string& message) {
+    write_file_atomically(path("bad.mmh"), content);
+    refused({"hw", "run", path("bad.mmh"), "--prompt", "the"}, message);
+    refused({"hw", "dis", path("bad.mmh")}, message);
+  };
+  bad("", "0 bytes");
+  bad(bytes.substr(0, 4096), "length of the file");
+  bad(bytes.substr(0, bytes.size() - 64), "length of the file");
+  std::string changed = bytes;
+  changed[bytes.size() / 2] ^= 1;
+  bad(changed, "damaged");
+  changed = bytes;
+  changed[8] = 1;
+  bad(changed, "version is 1, expected 2");
+  refused({"hw", "run", path("run/model.safetensors"), "--prompt", "the"}, "not an image");
+  refused({"hw", "compile", path("none"), "-o", path("x.mmh")}, "none");
+  refused({"hw", "compile", path("run"), "-o", path("x.mmh"), "--streams", "257"}, "--streams");
+  MatmulFreeConfig c;
+  c.vocab_size = 320;
+  c.hidden_size = 96;
+  c.num_hidden_layers = 1;
+  c.intermediate_size = 128;
+  Network odd(c);
+  initialize_params(odd.table, c, 1, odd.values.data());
+  save_network(odd, path("odd"));
+  refused({"hw", "compile", path("odd"), "-o", path("x.mmh")}, "96");
+  EXPECT_FALSE(fs::exists(path("x.mmh")));
+}
+
 }  // namespace
 }  // namespace mmfree

@@ -18,6 +18,7 @@ package mmf_isa_pkg;
   localparam int FN_RCP = 1;  // dst = 127 / a as a scale
   localparam int FN_MUL = 2;  // dst = a * b
   localparam int FN_SCL = 3;  // dst = a * b * 2^frac as a scale
+  localparam int FN_SCT = 4;  // dst = a * (1 / temperature of the stream) * 2^frac as a scale; 0 if the stream takes the likeliest
   localparam int EPI_SIGF = 0;  // T = bound + (1 - bound) * sigmoid(sum * scale); bound from a bank of constants
   localparam int EPI_STATE = 1;  // H[layer] = T * H + (1 - T) * SiLU(sum * scale); H counts as 0 for a fresh stream
   localparam int EPI_SWISHG = 2;  // Z = sum * SiLU(H[layer])
@@ -25,6 +26,7 @@ package mmf_isa_pkg;
   localparam int EPI_SILU = 4;  // T = SiLU(sum * scale)
   localparam int EPI_MULT = 5;  // Z = sum * T
   localparam int EPI_ARGMAX = 6;  // keep the row of the largest sum, the first of equals
+  localparam int EPI_SAMPLE = 7;  // keep the row of the largest sum * scale + Gumbel noise(seed, position, row); ARGMAX for streams without temperature
   localparam int ERROR_NONE = 0;  // all is well
   localparam int ERROR_OPCODE = 1;  // operation unknown
   localparam int ERROR_OPERAND = 2;  // operand outside what this core has: stream, register, bank, length, rows
@@ -50,7 +52,7 @@ package mmf_isa_pkg;
   localparam logic [7:0] OP_QNT = 8'h0a;  // codes = gained elements * scale
   localparam logic [7:0] OP_SFU = 8'h0b;  // scalar arithmetic
   localparam logic [7:0] OP_TMM = 8'h0c;  // ternary matrix from the stream times codes, then the epilogue on every row
-  localparam logic [7:0] OP_TOK = 8'h0d;  // wait until all units are idle; the row that ARGMAX kept is the next token
+  localparam logic [7:0] OP_TOK = 8'h0d;  // wait until all units are idle; the row that ARGMAX or SAMPLE kept is the next token
   localparam int F_LOOP_COUNT_LSB = 56;
   localparam int F_LOOP_COUNT_W = 16;
   localparam int F_ENDL_TARGET_LSB = 56;

@@ -32,9 +32,18 @@ package mmf_num_pkg;
   localparam int GATE_SHIFT = 4;  // gated values Z = (row sum * SiLU) >> this, rounded
   localparam int RESIDUAL_F = 18;  // fraction bits of the residual X: Q13.18 (known to the compiler only)
   localparam int LOGIT_F = 16;  // fraction bits of scaled logits: Q15.16
+  localparam int NOISE_W = 20;  // Gumbel noise, signed; -3.2 .. 22.9
+  localparam int NOISE_F = 14;  // its fraction bits
+  localparam int NOISE_SEG_W = 4;  // segments of an octave of the uniform number in the table of noise
+  localparam int NOISE_INSIDE_W = 10;  // bits inside a segment
+  localparam int NOISE_SLOPE_W = 11;  // table: change over the segment, unsigned
+  localparam int NOISE_ROUNDS = 13;  // rounds of Threefry-2x32 that make the uniform numbers
+  localparam int KEY_W = 33;  // what SAMPLE compares: scaled logit of 32 bits, saturated, plus noise; fraction bits LOGIT_F
   localparam int RSQ_NUM_W = 49;  // numerator 2^48 of the divider for 1/sqrt
   localparam int SCALARS = 32;  // scalar registers of a stream
   localparam int CONST_BANKS = 4;  // banks of constants (gains, lower bounds)
   localparam int CODE_BANKS = 2;  // banks of activation codes
+  localparam int IMAGE_VERSION = 2;  // of the layout of images; another one is refused
+  localparam int ISA_VERSION = 2;  // of the instruction set; another one is refused
   localparam int PAGE_BYTES = 4096;  // alignment of sections of an image; addresses count pages
 endpackage
