@@ -99,9 +99,9 @@ __device__ __forceinline__ void send_two(Packet* to, float v0, float v1, std::ui
 
 // ---- products ----
 
-// A block's part of a stage: `rows` rows of tiles from `first`, contiguous.
+// A block's part of a stage: rows of tiles of each of its matrices.
 struct Part {
-  int first_group, groups;  // rows of tiles of each matrix of the stage
+  int first_group, groups;
 };
 __device__ __forceinline__ Part part_of(int row_tile_count) {
   const int b = static_cast<int>(blockIdx.x), n = static_cast<int>(gridDim.x);

@@ -674,5 +674,31 @@ TEST(Packed, RefusesDirectoriesWithNumbersThatAreNotFinite) {
   }
 }
 
+// What another device has begun is gone on with: the residual stream after a block stands for the
+// tokens and the blocks before it.
+TEST(Infer, GoesOnFromTheResidualStreamOfAnyBlock) {
+  const TempDir dir;
+  write_random_model(dir.path());
+  const TiledModel model = load_model(kOne, dir.path());
+  const MatmulFreeConfig& c = model.base.config;
+  const Ids in = random_ids(1, 20, c.vocab_size);
+  const Outputs whole = run(kOne, model, in);
+  for (idx first = 1; first < c.num_hidden_layers; ++first) {
+    InferScratch scratch(c, 7, 7, 1);  // chunks begin inside the stream
+    SessionState state(c);
+    std::vector<float> logits;
+    ForwardCall call;
+    call.tokens = in.ids;
+    call.logits = LogitRows::all;
+    call.residual = whole.block[static_cast<std::size_t>(first) - 1].data();
+    call.first_layer = first;
+    call.sink = [&](idx, idx rows, const float* values) {
+      logits.insert(logits.end(), values, values + rows * c.vocab_size);
+    };
+    forward(kOne, model, call, state, scratch);
+    EXPECT_TRUE(same_bits(whole.logits, logits)) << first;
+  }
+}
+
 }  // namespace
 }  // namespace mmfree
