@@ -176,7 +176,8 @@ int decode(const BenchGpu& o, const Ctx& ctx, Loaded& m) {
           {"peak_rss_bytes", peak_rss_bytes()},
           {"load_s", m.load_s}});
   for (const GpuStage& stage : stages)
-    j["stages"][stage.name] = {{"waiting", stage.waiting}, {"working", stage.working}};
+    j["stages"][stage.name] = {
+        {"waiting", stage.waiting}, {"norm", stage.norm}, {"working", stage.working}};
   if (!o.json) {
     fmt::print("decode, one sequence, {} of {} blocks on the GPU\n", gpu.layers(),
                c.num_hidden_layers);
@@ -186,8 +187,9 @@ int decode(const BenchGpu& o, const Ctx& ctx, Loaded& m) {
     if (!stages.empty()) {
       fmt::print("  time      ");
       for (const GpuStage& stage : stages)
-        fmt::print("{} {:.1f} + {:.1f} %  ", stage.name, 100 * stage.waiting, 100 * stage.working);
-      fmt::print("(waiting + working)\n");
+        fmt::print("{} {:.1f} + {:.1f} + {:.1f} %  ", stage.name, 100 * stage.waiting,
+                   100 * stage.norm, 100 * stage.working);
+      fmt::print("(waiting + norm + working)\n");
     }
   }
   print_end(o, j);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "mmfree/core/error.h"
+#include "mmfree/cuda/decode_device.cuh"
 #include "mmfree/cuda/embedding_rows.cuh"
 #include "mmfree/cuda/infer_device.cuh"
 #include "mmfree/cuda/infer_kernels.h"
@@ -24,27 +25,6 @@ constexpr int kAhead = 12;  // tiles under way, a warp
 constexpr int kBurst = 2;   // tiles multiplied together
 
 // ---- exchange ----
-
-__device__ __forceinline__ void put_packet(Packet* to, float a, float b, float c,
-                                           std::uint32_t epoch) {
-  asm volatile(
-      "{\n.reg .b64 lo, hi;\n.reg .b128 v;\n"
-      "mov.b64 lo, {%1, %2};\nmov.b64 hi, {%3, %4};\nmov.b128 v, {lo, hi};\n"
-      "st.relaxed.gpu.global.b128 [%0], v;\n}\n" ::"l"(to),
-      "r"(__float_as_uint(a)), "r"(__float_as_uint(b)), "r"(__float_as_uint(c)), "r"(epoch)
-      : "memory");
-}
-__device__ __forceinline__ uint4 look_at_packet(const Packet* from) {
-  uint4 v;
-  asm volatile(
-      "{\n.reg .b64 lo, hi;\n.reg .b128 v;\n"
-      "ld.relaxed.gpu.global.b128 v, [%4];\n"
-      "mov.b128 {lo, hi}, v;\nmov.b64 {%0, %1}, lo;\nmov.b64 {%2, %3}, hi;\n}\n"
-      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-      : "l"(from)
-      : "memory");
-  return v;
-}
 
 // Rows of 16 values (n = 6 packets each) or of two times 16 (n = 11) to shared memory, in order; at
 // most U packets a thread.
@@ -98,17 +78,6 @@ __device__ __forceinline__ void send_two(Packet* to, float v0, float v1, std::ui
 }
 
 // ---- products ----
-
-// A block's part of a stage: rows of tiles of each of its matrices.
-struct Part {
-  int first_group, groups;
-};
-__device__ __forceinline__ Part part_of(int row_tile_count) {
-  const int b = static_cast<int>(blockIdx.x), n = static_cast<int>(gridDim.x);
-  const int begin = static_cast<int>(static_cast<long long>(row_tile_count) * b / n);
-  const int end = static_cast<int>(static_cast<long long>(row_tile_count) * (b + 1) / n);
-  return {begin, end - begin};
-}
 
 // Everything that says which tiles a block reads in which order.
 struct Plan {
@@ -248,21 +217,6 @@ struct Stream {
       }
     }
     if (k != 0) flush();
-  }
-};
-
-struct Clock {
-  unsigned long long* to;
-  long long last;
-  __device__ __forceinline__ void start() {
-    if (to != nullptr) last = clock64();
-  }
-  // Adds the time since the last call.
-  __device__ __forceinline__ void lap(int slot) {
-    if (to == nullptr) return;
-    const long long now = clock64();
-    to[slot] += static_cast<unsigned long long>(now - last);
-    last = now;
   }
 };
 
@@ -603,8 +557,9 @@ LayerParams::LayerParams(int d, int m, int f) {
 }
 
 idx decode_exchange_packets(const DeviceWeights& w, int multiprocessors) {
-  return packets_of(w.mixer, kPacketsOfTwo) + 2 * packets_of(w.hidden, kPacketsOfOne) +
-         packets_of(w.mlp, kPacketsOfOne) + multiprocessors;
+  const idx plain = packets_of(w.mixer, kPacketsOfTwo) + 2 * packets_of(w.hidden, kPacketsOfOne) +
+                    packets_of(w.mlp, kPacketsOfOne) + multiprocessors;
+  return std::max(plain, cluster_exchange_packets(w, multiprocessors));
 }
 
 bool decode_fits(int hidden, int mixer, int mlp) {
@@ -612,6 +567,7 @@ bool decode_fits(int hidden, int mixer, int mlp) {
 }
 
 void decode(const Launch& l, const Decode& a) {
+  if (a.clusters > 0) return decode_in_clusters(l, a);
   const DeviceWeights& w = a.w;
   const LayerTiles tiles(w.hidden, w.mixer, w.mlp);
   const auto units = [](const StageTiles& s) { return static_cast<int>(s.offset / kTileBytes); };

@@ -77,13 +77,21 @@ struct Decode {
   float* hidden_out;          // (steps, D) the residual stream after the last layer, or null
   Packet* exchange;           // decode_exchange_packets(w)
   std::uint32_t first_epoch;  // decode uses layers * steps numbers from here
-  unsigned long long* clocks;  // (2 * kDecodeStages) cycles of block 0: in each stage waiting for
-                               // the others, and working; added to. Null: not wanted
+  int clusters;               // decode_clusters(w)
+  unsigned long long* clocks;  // (3 * kDecodeStages) cycles of one block, added to: in each stage
+                               // waiting for the others, then working; then of each stage how much
+                               // of the waiting was norm and quantisation. Null: not wanted
 };
+// How many clusters of blocks share the work of decoding; 0: this GPU has none, every block does
+// the norms for itself.
+int decode_clusters(const Launch& l, const DeviceWeights& w);
 idx decode_exchange_packets(const DeviceWeights& w, int multiprocessors);
 // Widths that decode takes.
 bool decode_fits(int hidden, int mixer, int mlp);
 void decode(const Launch& l, const Decode& a);
+// Of decode_cluster.cu, which decode() uses where there are clusters.
+idx cluster_exchange_packets(const DeviceWeights& w, int blocks);
+void decode_in_clusters(const Launch& l, const Decode& a);
 
 // ---- batches and prefill: rows of any sequences ----
 

@@ -103,9 +103,10 @@ struct GpuModel::Engine {
   cuda::Arena decode_memory;
   cuda::Packet* exchange = nullptr;
   float* logits = nullptr;               // (V)
-  unsigned long long* clocks = nullptr;  // (2 kDecodeStages)
+  unsigned long long* clocks = nullptr;  // (3 kDecodeStages)
   bool measure = false;
   std::uint32_t epoch = 1;
+  int clusters = 0;
   Pinned<std::int32_t> given, chosen;
   Pinned<float> host_logits;
   Pinned<float> host_rows;
@@ -125,18 +126,19 @@ struct GpuModel::Engine {
   void wait(const char* what) const { check(cudaStreamSynchronize(stream), what); }
 
   void prepare_decode() {
+    clusters = cuda::decode_clusters(launch(), w());
     const idx packets = cuda::decode_exchange_packets(w(), device.multiprocessors);
     const auto take = [&] {
       exchange = decode_memory.take<cuda::Packet>(packets);
       logits = decode_memory.take<float>(config.vocab_size);
-      clocks = decode_memory.take<unsigned long long>(2 * cuda::kDecodeStages);
+      clocks = decode_memory.take<unsigned long long>(3 * cuda::kDecodeStages);
     };
     take();
     decode_memory.allocate("a smaller model or --gpu-layers needs less");
     take();
     check(cudaMemset(exchange, 0, static_cast<std::size_t>(packets) * sizeof(cuda::Packet)),
           "clearing memory");
-    check(cudaMemset(clocks, 0, 2 * cuda::kDecodeStages * sizeof(*clocks)), "clearing memory");
+    check(cudaMemset(clocks, 0, 3 * cuda::kDecodeStages * sizeof(*clocks)), "clearing memory");
   }
 
   RowScratch& rows_for(idx rows, idx logit_rows) {
@@ -281,6 +283,7 @@ struct GpuModel::Engine {
                             .hidden_out = hidden_out,
                             .exchange = exchange,
                             .first_epoch = epoch,
+                            .clusters = clusters,
                             .clocks = measure ? clocks : nullptr});
     epoch += static_cast<std::uint32_t>(steps * w().layers);
     if (!choose) return {};
@@ -348,21 +351,25 @@ GpuInferenceInfo GpuModel::info() const {
 void GpuModel::measure_stages(bool on) {
   Engine& e = *engine_;
   e.measure = on;
-  check(cudaMemset(e.clocks, 0, 2 * cuda::kDecodeStages * sizeof(*e.clocks)), "clearing memory");
+  check(cudaMemset(e.clocks, 0, 3 * cuda::kDecodeStages * sizeof(*e.clocks)), "clearing memory");
 }
 
 std::vector<GpuStage> GpuModel::stages() const {
   const char* const names[cuda::kDecodeStages] = {"mixer_in", "mixer_out", "mlp_in", "mlp_out",
                                                   "head"};
-  unsigned long long cycles[2 * cuda::kDecodeStages];
+  unsigned long long cycles[3 * cuda::kDecodeStages];
   check(cudaMemcpy(cycles, engine_->clocks, sizeof cycles, cudaMemcpyDeviceToHost),
         "copying from the GPU");
   double total = 0;
-  for (const unsigned long long c : cycles) total += static_cast<double>(c);
+  for (int s = 0; s < 2 * cuda::kDecodeStages; ++s) total += static_cast<double>(cycles[s]);
+  const auto share = [&](double n) { return n / std::max(total, 1.0); };
   std::vector<GpuStage> result;
-  for (int s = 0; s < cuda::kDecodeStages; ++s)
-    result.push_back({names[s], static_cast<double>(cycles[2 * s]) / std::max(total, 1.0),
-                      static_cast<double>(cycles[2 * s + 1]) / std::max(total, 1.0)});
+  for (int s = 0; s < cuda::kDecodeStages; ++s) {
+    const auto waiting = static_cast<double>(cycles[2 * s]);
+    const double norm = std::min(static_cast<double>(cycles[2 * cuda::kDecodeStages + s]), waiting);
+    result.push_back({names[s], share(waiting - norm), share(norm),
+                      share(static_cast<double>(cycles[2 * s + 1]))});
+  }
   return result;
 }
 
@@ -413,6 +420,7 @@ std::span<const float> GpuSession::prefill(std::span<const std::int32_t> tokens)
                               .hidden_out = nullptr,
                               .exchange = e.exchange,
                               .first_epoch = e.epoch,
+                              .clusters = e.clusters,
                               .clocks = e.measure ? e.clocks : nullptr});
     e.epoch += static_cast<std::uint32_t>(e.w().layers);
     e.get(e.host_logits.data(), e.logits, vocab);

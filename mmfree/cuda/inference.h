@@ -26,11 +26,11 @@ struct GpuInferenceInfo {
   std::size_t session_bytes = 0;  // the state of one session
 };
 
-// Cycles of one multiprocessor since reset_stages(): in each stage waiting for the values of the
-// others, and working.
+// The time of one multiprocessor, in shares of all: in each stage waiting for the values of the
+// others; norm and quantisation, where warps of their own do them (else part of working); working.
 struct GpuStage {
   const char* name;
-  double waiting, working;  // shares of all
+  double waiting, norm, working;
 };
 
 class GpuModel {
