@@ -180,6 +180,24 @@ TEST_F(GpuInference, RowsGiveTheCpusBits) {
   }
 }
 
+// More rows at a time than passes that give all logits have: the largest products.
+TEST_F(GpuInference, LongPromptsGiveTheCpusBits) {
+  for (const Shape& s : kShapes) {
+    if (s.hidden > 2048) continue;
+    SCOPED_TRACE(s.hidden);
+    Models m(s);
+    const std::vector<std::int32_t> ids =
+        test::Random(12).ids(s.hidden < 2048 ? 1100 : 600, s.vocab);
+    Session cpu(kCtx, m.cpu);
+    const std::vector<float> expected = copy(cpu.prefill(ids));
+    GpuSession gpu(*m.gpu);
+    EXPECT_TRUE(same_bits(expected, copy(gpu.prefill(ids))));
+    const SessionState state = gpu.state();
+    EXPECT_TRUE(same_bits(std::vector<float>(cpu.state().h.begin(), cpu.state().h.end()),
+                          std::vector<float>(state.h.begin(), state.h.end())));
+  }
+}
+
 TEST_F(GpuInference, StepsGiveTheCpusBits) {
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(s.hidden);

@@ -1,0 +1,398 @@
+// BitLinear's product for many rows on Hopper; rows_product.cu says what it computes and runs
+// elsewhere. Weights come from the same tiles: a warp's part of a wide product's first operand is
+// one tile, unpacked in registers by masks and shifts. Codes are the second operand, from shared
+// memory, where the copy engine puts them; their words are in the order of hopper_word(), in which
+// they meet the weights as these lie in a tile. One warp of a block asks for tiles and codes some
+// steps of 128 inputs ahead; the blocks of a cluster make other outputs of the same rows and share
+// the codes.
+#include <algorithm>
+
+#include "mmfree/cuda/hopper.cuh"
+#include "mmfree/cuda/infer_device.cuh"
+#include "mmfree/cuda/infer_kernels.h"
+#include "mmfree/cuda/runtime.h"
+#include "mmfree/cuda/tensor_map.h"
+
+namespace mmfree::cuda {
+namespace {
+
+// A warpgroup makes 64 MT outputs of N rows. CO warpgroups of a block make different outputs, each
+// of them CK times, from every CK-th step; CL blocks make a cluster, and B blocks share a
+// multiprocessor.
+template <int MT, int N, int CO, int CK, int CL, int B>
+struct Wide {
+  static constexpr int kWarps = 4 * CO * CK;  // that multiply
+  // Large sums need more registers than each thread could get: a whole warpgroup gives up its own,
+  // although one warp of it does the asking.
+  static constexpr bool kLarge = MT * N > 160;
+  static constexpr int kThreads = 32 * kWarps + (kLarge ? 128 : 32);
+  static constexpr int kTiles = 4 * MT * CO;  // of a step
+  static constexpr int kCodeBytes = N * static_cast<int>(kTileInputs);
+  static constexpr int kStageBytes = kCodeBytes + kTiles * static_cast<int>(kTileBytes);
+  static constexpr int kSmallBytes = N * 8 + 1024;  // scales and sums; stages start at 1024 n
+  static constexpr int kStages =
+      std::min(12, (227 * 1024 / B - 1024 - 256 - kSmallBytes) / kStageBytes);
+  static constexpr int kShared = kStages * kStageBytes + kSmallBytes;
+  static constexpr int kSets = MT * N >= 128 ? 2 : 4;  // of unpacked weights, one being unpacked
+  static_assert(N / CL % 8 == 0 && kTiles <= 32 && kStages >= 2 * CK);
+  static_assert((CK - 1) * CO * MT * 64 * N * 4 <= kStages * kStageBytes);
+};
+
+// Of a thread that asks and one that multiplies, where both are not the same.
+inline constexpr int kFewRegisters = 40;
+constexpr int many_registers(int threads, int blocks) {
+  const int equal = 65536 / blocks / threads / 8 * 8;
+  return std::min(240, (equal + (equal - kFewRegisters) * 128 / (threads - 128)) / 8 * 8);
+}
+
+// Of the members.
+struct Maps {
+  CUtensorMap tiles[3], codes[3];
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// d (64 x N) += w (64 x 32, of each warp 16 x 32) * codes (N x 32)^T.
+__device__ __forceinline__ void multiply(int (&d)[8], const unsigned (&w)[4], std::uint64_t codes) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n16k32.s32.u8.s8 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7"
+      "}, {%8, %9, %10, %11}, %12, 1;\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
+        "+r"(d[7])
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+}
+
+__device__ __forceinline__ void multiply(int (&d)[16], const unsigned (&w)[4],
+                                         std::uint64_t codes) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+      "}, {%16, %17, %18, %19}, %20, 1;\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
+        "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
+        "+r"(d[14]), "+r"(d[15])
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+}
+
+__device__ __forceinline__ void multiply(int (&d)[32], const unsigned (&w)[4],
+                                         std::uint64_t codes) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.s8 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, 1;\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
+        "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
+        "+r"(d[14]), "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]),
+        "+r"(d[21]), "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]),
+        "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31])
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+}
+
+__device__ __forceinline__ void multiply(int (&d)[48], const unsigned (&w)[4],
+                                         std::uint64_t codes) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n96k32.s32.u8.s8 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
+      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+      "}, {%48, %49, %50, %51}, %52, 1;\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
+        "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
+        "+r"(d[14]), "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]),
+        "+r"(d[21]), "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]),
+        "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), "+r"(d[32]), "+r"(d[33]), "+r"(d[34]),
+        "+r"(d[35]), "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), "+r"(d[40]), "+r"(d[41]),
+        "+r"(d[42]), "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47])
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+}
+
+__device__ __forceinline__ void multiply(int (&d)[64], const unsigned (&w)[4],
+                                         std::uint64_t codes) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.s8 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
+      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "
+      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, {%64, %65, %66, %67}, %68, 1;\n"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
+        "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
+        "+r"(d[14]), "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]),
+        "+r"(d[21]), "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]),
+        "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), "+r"(d[32]), "+r"(d[33]), "+r"(d[34]),
+        "+r"(d[35]), "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), "+r"(d[40]), "+r"(d[41]),
+        "+r"(d[42]), "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47]), "+r"(d[48]),
+        "+r"(d[49]), "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]),
+        "+r"(d[56]), "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]),
+        "+r"(d[63])
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+}
+
+// Of the warps that multiply.
+template <int kWarps>
+__device__ __forceinline__ void consumers_barrier() {
+  asm volatile("bar.sync 1, %0;" ::"n"(32 * kWarps) : "memory");
+}
+
+#endif
+
+template <int MT, int N, int CO, int CK, int CL, int B>
+__global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
+    rows_product_hopper_kernel(const __grid_constant__ Maps maps, const RowsProduct a) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using W = Wide<MT, N, CO, CK, CL, B>;
+  extern __shared__ char raw[];
+  __shared__ alignas(8) std::uint64_t full[W::kStages], empty[W::kStages];
+  char* const shared = raw + (1024 - (address(raw) & 1023U)) % 1024;
+  float* const x_scale = reinterpret_cast<float*>(shared + W::kStages * W::kStageBytes);
+  int* const code_sum = reinterpret_cast<int*>(x_scale + N);
+
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int member = static_cast<int>(blockIdx.z);
+  const int row0 = static_cast<int>(blockIdx.y) * N;
+  const int rank = CL > 1 ? static_cast<int>(blockIdx.x) % CL : 0;
+  // The place of warpgroup co's tile i of warp w among the block's. The halves of the gate
+  // projection take turns, and a warp has both halves of its outputs.
+  const auto place_of = [&](int co, int i, int w) {
+    return a.pairs == 2 ? (co * 4 + w) * 2 + i : (co * MT + i) * 4 + w;
+  };
+  const int first_tile = static_cast<int>(blockIdx.x) * W::kTiles;
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int i = 0; i < W::kStages; ++i) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address(&full[i])));
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address(&empty[i])),
+                   "n"(CL * CO * 4));
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  if constexpr (CL > 1) {
+    cluster_barrier();
+  } else {
+    __syncthreads();
+  }
+  allow_next_kernel();
+
+  if (warp >= W::kWarps) {
+    if constexpr (W::kLarge)
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kFewRegisters));
+    if (warp == W::kWarps && lane == 0) {
+      const CUtensorMap *tiles = &maps.tiles[member], *codes = &maps.codes[member];
+      const auto ask_for_tiles = [&](int k, int stage) {
+        expect(&full[stage], W::kStageBytes);
+        load_tile(shared + stage * W::kStageBytes + W::kCodeBytes, tiles,
+                  k * static_cast<int>(kTileBytes / 4), first_tile,
+                  &full[stage]);
+      };
+      for (int k = 0; k < min(W::kStages, a.k_tiles); ++k) ask_for_tiles(k, k);
+      wait_for_previous_kernel();  // which makes the codes
+      int stage = 0, parity = 0;
+      for (int k = 0; k < a.k_tiles; ++k) {
+        if (k >= W::kStages) {
+          wait(&empty[stage], parity ^ 1);
+          ask_for_tiles(k, stage);
+        }
+        constexpr int kPart = N / CL;
+        char* const to = shared + stage * W::kStageBytes + rank * kPart * kTileInputs;
+        const int column = k * static_cast<int>(kTileInputs), row = row0 + rank * kPart;
+        if constexpr (CL > 1) {
+          load_tile_for_all<CL>(to, codes, column, row, &full[stage]);
+        } else {
+          load_tile(to, codes, column, row, &full[stage]);
+        }
+        if (++stage == W::kStages) {
+          stage = 0;
+          parity ^= 1;
+        }
+      }
+    }
+  } else {
+    if constexpr (W::kLarge)
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(many_registers(W::kThreads, B)));
+    const int co = warp / 4 % CO, kw = warp / (4 * CO);
+    wait_for_previous_kernel();
+    for (int n = static_cast<int>(threadIdx.x); n < N; n += 32 * W::kWarps) {
+      x_scale[n] = row0 + n < a.rows ? a.x_scale[member][row0 + n] : 0.0F;
+      code_sum[n] = row0 + n < a.rows ? a.code_sum[member][row0 + n] : 0;
+    }
+    int acc[MT][N / 2];
+#pragma unroll
+    for (int i = 0; i < MT; ++i)
+#pragma unroll
+      for (int n = 0; n < N / 2; ++n) acc[i][n] = 0;
+    unsigned x[W::kSets][MT][4];
+    int stage = kw, parity = 0, before = -1;
+    for (int k = kw; k < a.k_tiles; k += CK) {
+      wait(&full[stage], parity);
+      const char* const from = shared + stage * W::kStageBytes;
+      uint4 w[MT];
+#pragma unroll
+      for (int i = 0; i < MT; ++i)
+        w[i] = *reinterpret_cast<const uint4*>(
+            from + W::kCodeBytes + place_of(co, i, warp % 4) * kTileBytes + lane * 16);
+      const std::uint64_t codes = matrix_descriptor(from);
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        constexpr int kSets = W::kSets;
+#pragma unroll
+        for (int i = 0; i < MT; ++i) {
+          x[p % kSets][i][0] = w[i].x >> 2 * p & 0x03030303U;
+          x[p % kSets][i][1] = w[i].y >> 2 * p & 0x03030303U;
+          x[p % kSets][i][2] = w[i].z >> 2 * p & 0x03030303U;
+          x[p % kSets][i][3] = w[i].w >> 2 * p & 0x03030303U;
+        }
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+        for (int i = 0; i < MT; ++i)
+          multiply(acc[i], x[p % kSets][i], codes + static_cast<std::uint64_t>(2 * p));
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        // The products that read the set which is unpacked next are done; so, at this p, are
+        // those of the step before.
+        asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kSets - 1) : "memory");
+        if (p == kSets - 2 && before >= 0 && lane < CL) arrive(&empty[before], lane);
+      }
+      before = stage;
+      if ((stage += CK) >= W::kStages) {
+        stage -= W::kStages;
+        parity ^= 1;
+      }
+    }
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+
+    consumers_barrier<W::kWarps>();  // scales are there, and no stage is read any more
+    if constexpr (CK > 1) {
+      int* sums = reinterpret_cast<int*>(shared);  // (CK - 1, CO, MT, N / 2, 128)
+      const auto at = [&](int k, int i, int n) {
+        return (((k * CO + co) * MT + i) * (N / 2) + n) * 128 + warp % 4 * 32 + lane;
+      };
+      if (kw > 0) {
+#pragma unroll
+        for (int i = 0; i < MT; ++i)
+#pragma unroll
+          for (int n = 0; n < N / 2; ++n) sums[at(kw - 1, i, n)] = acc[i][n];
+      }
+      consumers_barrier<W::kWarps>();
+      if (kw == 0) {
+#pragma unroll
+        for (int k = 0; k < CK - 1; ++k)
+#pragma unroll
+          for (int i = 0; i < MT; ++i)
+#pragma unroll
+            for (int n = 0; n < N / 2; ++n) acc[i][n] += sums[at(k, i, n)];
+      }
+    }
+    if (kw == 0) {
+      float* const y = a.y[member];
+      const int q = lane % 4, g = lane / 4;
+      if (a.pairs == 2) {
+        if constexpr (MT == 2) {
+          const float p_scale = a.w_scale[0], q_scale = a.w_scale[1];
+          const int o = (first_tile + place_of(co, 0, warp % 4)) / 2 * 16 + g;
+#pragma unroll
+          for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+              const int c = n * 8 + 2 * q + e;
+              if (row0 + c >= a.rows) continue;
+              float* const to = y + static_cast<idx>(row0 + c) * a.out + o;
+#pragma unroll
+              for (int half = 0; half < 2; ++half) {
+                if (o + 8 * half >= a.out) continue;
+                const int v = 4 * n + 2 * half + e;
+                to[8 * half] = silu(scaled_product(acc[0][v], code_sum[c], x_scale[c], p_scale)) *
+                               scaled_product(acc[1][v], code_sum[c], x_scale[c], q_scale);
+              }
+            }
+        }
+      } else {
+        const float w_scale = a.w_scale[member];
+        constexpr int kTogether = N / 8 < 4 ? N / 8 : 4;  // values under way, if they are added to
+#pragma unroll
+        for (int i = 0; i < MT; ++i) {
+          const int o = (first_tile + place_of(co, i, warp % 4)) * 16 + g;
+#pragma unroll
+          for (int n0 = 0; n0 < N / 8; n0 += kTogether) {
+            float old[kTogether * 4];
+            const auto each = [&](const auto& f) {
+#pragma unroll
+              for (int n = 0; n < kTogether; ++n)
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                  const int c = (n0 + n) * 8 + 2 * q + e;
+                  if (row0 + c >= a.rows) continue;
+                  float* const to = y + static_cast<idx>(row0 + c) * a.out + o;
+#pragma unroll
+                  for (int half = 0; half < 2; ++half)
+                    if (o + 8 * half < a.out)
+                      f(to[8 * half], 4 * n + 2 * half + e, 4 * (n0 + n) + 2 * half + e, c);
+                }
+            };
+            if (a.add) each([&](float& to, int v, int, int) { old[v] = to; });
+            each([&](float& to, int v, int sum, int c) {
+              const float s = scaled_product(acc[i][sum], code_sum[c], x_scale[c], w_scale);
+              to = a.add ? old[v] + s : s;
+            });
+          }
+        }
+      }
+    }
+  }
+  if constexpr (CL > 1) cluster_barrier();  // barriers outlive the last arrival of a neighbour
+#else
+  __trap();  // rows_product_hopper_fits keeps other devices away
+#endif
+}
+
+template <int MT, int N, int CO, int CK, int CL, int B>
+void launch_wide(const Launch& l, const RowsProduct& a) {
+  using W = Wide<MT, N, CO, CK, CL, B>;
+  static const bool configured = [] {
+    check(cudaFuncSetAttribute(rows_product_hopper_kernel<MT, N, CO, CK, CL, B>,
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, W::kShared),
+          "reserving shared memory");
+    return true;
+  }();
+  static_cast<void>(configured);
+  const idx tiles = row_tiles(a.out) * a.pairs, row_bytes = a.k_tiles * kTileBytes;
+  Maps maps{};
+  for (int m = 0; m < a.members; ++m) {
+    maps.tiles[m] = plain_tensor_map(a.tiles + m * row_bytes, tiles, row_bytes,
+                                     a.members * row_bytes, W::kTiles);
+    maps.codes[m] = tensor_map(a.codes[m], a.rows, a.code_stride, a.code_stride, N / CL);
+  }
+  const auto blocks = static_cast<unsigned>((tiles + W::kTiles - 1) / W::kTiles);
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {CL, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3((blocks + CL - 1) / CL * CL, (static_cast<unsigned>(a.rows) + N - 1) / N,
+                        static_cast<unsigned>(a.members));
+  config.blockDim = W::kThreads;
+  config.dynamicSmemBytes = W::kShared;
+  config.stream = l.stream;
+  config.attrs = attributes;
+  config.numAttrs = CL > 1 ? 2 : 1;
+  check(cudaLaunchKernelEx(&config, rows_product_hopper_kernel<MT, N, CO, CK, CL, B>, maps, a),
+        "product of codes and ternary weights");
+}
+
+}  // namespace
+
+void rows_product_hopper(const Launch& l, const RowsProduct& a) {
+  const bool two = a.pairs == 2;
+  if (a.rows > 512) return launch_wide<2, 128, 2, 1, 2, 1>(l, a);
+  if (a.rows > 64) {
+    if (two) return launch_wide<2, 96, 2, 1, 2, 1>(l, a);
+    if (a.members > 1) return launch_wide<1, 128, 2, 1, 2, 1>(l, a);
+    return launch_wide<1, 64, 1, 2, 4, 1>(l, a);
+  }
+  if (a.rows > 16)
+    return two ? launch_wide<2, 32, 1, 2, 1, 1>(l, a) : launch_wide<1, 32, 1, 4, 1, 1>(l, a);
+  two ? launch_wide<2, 16, 1, 2, 1, 1>(l, a) : launch_wide<1, 16, 1, 4, 1, 1>(l, a);
+}
+
+}  // namespace mmfree::cuda
