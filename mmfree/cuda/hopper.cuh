@@ -31,13 +31,16 @@ __device__ __forceinline__ void expect(std::uint64_t* barrier, int bytes) {
                : "memory");
 }
 
-// Arrives at the same barrier of block `rank` of the cluster.
+__device__ __forceinline__ void arrive(std::uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(barrier)) : "memory");
+}
+// Arrives at the same barrier of block `rank` of the cluster. It tells the copy engine that tensor
+// cores and this thread have read; no writes are published, which would take a fence of the GPU.
 __device__ __forceinline__ void arrive(std::uint64_t* barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(
-          address(barrier)),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(address(barrier)),
       "r"(rank)
       : "memory");
 }

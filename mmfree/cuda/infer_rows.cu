@@ -247,18 +247,20 @@ __global__ void embed_rows_kernel(const void* table, int bits, int width, const 
 }
 
 // ---- the recurrence over rows of one sequence, in order of time ----
-// A block takes 16 channels. Eight warps make gates from what the products gave, some rows ahead,
-// and put away the results; one warp goes through the rows, a thread a channel.
+// A block takes 16 channels. Eight warps fetch what the products gave some chunks of rows ahead,
+// make gates of it one chunk ahead and put the results away; one warp goes through the rows, a
+// thread a channel.
 
 constexpr int kScanChannels = 16;
-constexpr int kScanRows = 64;      // at a time
+constexpr int kScanRows = 64;      // of a chunk
 constexpr int kScanHelpers = 256;  // threads, with four channels of a row each
+constexpr int kScanAhead = 4;      // chunks
 static_assert(kScanHelpers * 4 == kScanChannels * kScanRows);
 
 struct ScanShared {
+  float4 i[kScanAhead][kScanHelpers], f[kScanAhead][kScanHelpers];
   alignas(16) float gate[2][kScanRows][kScanChannels];
-  alignas(16) float input[2][kScanRows][kScanChannels];
-  alignas(16) float h[2][kScanRows][kScanChannels];
+  alignas(16) float h[2][kScanRows][kScanChannels];  // first what is added to it
 };
 
 __global__ void __launch_bounds__(kScanHelpers + 32) scan_rows_kernel(const ScanRows a) {
@@ -270,32 +272,72 @@ __global__ void __launch_bounds__(kScanHelpers + 32) scan_rows_kernel(const Scan
   const int rows = segment.end - segment.begin;
   const int chunks = (rows + kScanRows - 1) / kScanRows;
   const int thread = static_cast<int>(threadIdx.x);
-  const bool helps = thread < kScanHelpers;
-  const int r = thread / 4, part = thread % 4 * 4;      // of a helper
-  const int channels = min(4, a.width - first - part);  // below 1: none
-  float bound[4], i[4], f[4];
-  const auto load = [&](const float* from, float(&v)[4]) {
-    if (a.width % 4 == 0 && channels > 0) {
-      const float4 q = *reinterpret_cast<const float4*>(from);
-      v[0] = q.x;
-      v[1] = q.y;
-      v[2] = q.z;
-      v[3] = q.w;
-    } else {
+
+  if (thread >= kScanHelpers) {
+    const int channel = thread - kScanHelpers;
+    const bool scans = channel < kScanChannels && first + channel < a.width;
+    float* const state = segment.state + a.layer_offset + first + channel;
+    float h = scans ? *state : 0.0F;
+    __syncthreads();
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const int count = min(kScanRows, rows - chunk * kScanRows);
+      constexpr int kTogether = 16;
+      for (int t0 = 0; scans && t0 < count; t0 += kTogether) {
+        const auto& gate = s.gate[chunk & 1];
+        auto& of = s.h[chunk & 1];
+        float g[kTogether], x[kTogether];
 #pragma unroll
-      for (int c = 0; c < 4; ++c) v[c] = c < channels ? from[c] : 0.0F;
+        for (int t = 0; t < kTogether; ++t) {
+          g[t] = gate[t0 + t][channel];
+          x[t] = of[t0 + t][channel];
+        }
+#pragma unroll
+        for (int t = 0; t < kTogether; ++t)
+          if (t0 + t < count) {
+            h = g[t] * h + x[t];
+            of[t0 + t][channel] = h;
+          }
+      }
+      __syncthreads();
     }
-  };
+    if (scans) *state = h;
+    return;
+  }
+
+  const int r = thread / 4, part = thread % 4 * 4;
+  const int channels = min(4, a.width - first - part);  // below 1: none
+  const bool whole = a.width % 4 == 0 && channels > 0;
   // Rows past the end are read as the last one and not used.
-  const auto load_chunk = [&](int chunk) {
-    const idx row = segment.begin + min(chunk * kScanRows + r, rows - 1);
-    load(a.i + row * a.width + first + part, i);
-    load(a.f + row * a.width + first + part, f);
+  const auto row_of = [&](int chunk) {
+    return static_cast<idx>(segment.begin + min(chunk * kScanRows + r, rows - 1));
   };
-  const auto make_gates = [&](int chunk, const float(&i_pre)[4], const float(&f_pre)[4]) {
-    float keep = 1.0F;
-    if (a.mask != nullptr)
-      keep = a.mask[segment.begin + min(chunk * kScanRows + r, rows - 1)] != 0 ? 1.0F : 0.0F;
+  const auto fetch = [&](int chunk) {
+    if (chunk < chunks) {
+      const idx at = row_of(chunk) * a.width + first + part;
+      float4 &i = s.i[chunk % kScanAhead][thread], &f = s.f[chunk % kScanAhead][thread];
+      if (whole) {
+        copy_16(&i, a.i + at);
+        copy_16(&f, a.f + at);
+      } else {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          reinterpret_cast<float*>(&i)[c] = c < channels ? a.i[at + c] : 0.0F;
+          reinterpret_cast<float*>(&f)[c] = c < channels ? a.f[at + c] : 0.0F;
+        }
+      }
+    }
+    end_copies();
+  };
+  float bound[4];
+#pragma unroll
+  for (int c = 0; c < 4; ++c) bound[c] = c < channels ? a.bound[first + part + c] : 0.0F;
+  // Of the oldest chunk under way.
+  const auto make_gates = [&](int chunk) {
+    wait_copies<kScanAhead - 1>();
+    if (chunk >= chunks) return;
+    const float keep = a.mask != nullptr && a.mask[row_of(chunk)] == 0 ? 0.0F : 1.0F;
+    const float4 i = s.i[chunk % kScanAhead][thread], f = s.f[chunk % kScanAhead][thread];
+    const float i_pre[4] = {i.x, i.y, i.z, i.w}, f_pre[4] = {f.x, f.y, f.z, f.w};
     float gate[4], input[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
@@ -305,15 +347,14 @@ __global__ void __launch_bounds__(kScanHelpers + 32) scan_rows_kernel(const Scan
     }
     *reinterpret_cast<float4*>(&s.gate[chunk & 1][r][part]) =
         make_float4(gate[0], gate[1], gate[2], gate[3]);
-    *reinterpret_cast<float4*>(&s.input[chunk & 1][r][part]) =
+    *reinterpret_cast<float4*>(&s.h[chunk & 1][r][part]) =
         make_float4(input[0], input[1], input[2], input[3]);
   };
   const auto put_away = [&](int chunk) {
-    if (chunk * kScanRows + r >= rows) return;
-    float* const to =
-        a.i + static_cast<idx>(segment.begin + chunk * kScanRows + r) * a.width + first + part;
+    if (chunk < 0 || chunk * kScanRows + r >= rows) return;
+    float* const to = a.i + row_of(chunk) * a.width + first + part;
     const float* const h = &s.h[chunk & 1][r][part];
-    if (a.width % 4 == 0 && channels > 0) {
+    if (whole) {
       *reinterpret_cast<float4*>(to) = *reinterpret_cast<const float4*>(h);
     } else {
 #pragma unroll
@@ -321,60 +362,17 @@ __global__ void __launch_bounds__(kScanHelpers + 32) scan_rows_kernel(const Scan
         if (c < channels) to[c] = h[c];
     }
   };
-
-  const int channel = thread - kScanHelpers;  // of the last warp
-  const bool scans = !helps && channel < kScanChannels && first + channel < a.width;
-  float* const state = segment.state + a.layer_offset + first + channel;
-  float h = scans ? *state : 0.0F;
-  if (helps) {
-    load(a.bound + first + part, bound);
-    load_chunk(0);
-    make_gates(0, i, f);
-    if (chunks > 1) load_chunk(1);
-  }
+#pragma unroll
+  for (int chunk = 0; chunk < kScanAhead; ++chunk) fetch(chunk);
+  make_gates(0);
   __syncthreads();
   for (int chunk = 0; chunk < chunks; ++chunk) {
-    if (helps) {
-      if (chunk + 1 < chunks) {
-        float i_now[4], f_now[4];
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          i_now[c] = i[c];
-          f_now[c] = f[c];
-        }
-        if (chunk + 2 < chunks) load_chunk(chunk + 2);
-        if (chunk > 0) put_away(chunk - 1);
-        make_gates(chunk + 1, i_now, f_now);
-      } else if (chunk > 0) {
-        put_away(chunk - 1);
-      }
-    } else if (scans) {
-      const int count = min(kScanRows, rows - chunk * kScanRows);
-      const auto& gate = s.gate[chunk & 1];
-      const auto& input = s.input[chunk & 1];
-      constexpr int kTogether = 16;
-      for (int t0 = 0; t0 < count; t0 += kTogether) {
-        float g[kTogether], x[kTogether];
-#pragma unroll
-        for (int t = 0; t < kTogether; ++t) {
-          g[t] = gate[t0 + t][channel];
-          x[t] = input[t0 + t][channel];
-        }
-#pragma unroll
-        for (int t = 0; t < kTogether; ++t)
-          if (t0 + t < count) {
-            h = g[t] * h + x[t];
-            s.h[chunk & 1][t0 + t][channel] = h;
-          }
-      }
-    }
+    fetch(chunk + kScanAhead);
+    put_away(chunk - 1);
+    make_gates(chunk + 1);  // where the chunk that was put away lay
     __syncthreads();
   }
-  if (helps) {
-    put_away(chunks - 1);
-  } else if (scans) {
-    *state = h;
-  }
+  put_away(chunks - 1);
 }
 
 // ---- the most likely token ----

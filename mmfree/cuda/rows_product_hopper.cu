@@ -19,7 +19,7 @@ namespace {
 // A warpgroup makes 64 MT outputs of N rows. CO warpgroups of a block make different outputs, each
 // of them CK times, from every CK-th step; CL blocks make a cluster, and B blocks share a
 // multiprocessor.
-template <int MT, int N, int CO, int CK, int CL, int B>
+template <int MT, int N, int CO, int CK, int CL, int B, int S = 0>
 struct Wide {
   static constexpr int kWarps = 4 * CO * CK;  // that multiply
   // Large sums need more registers than each thread could get: a whole warpgroup gives up its own,
@@ -27,15 +27,19 @@ struct Wide {
   static constexpr bool kLarge = MT * N > 160;
   static constexpr int kThreads = 32 * kWarps + (kLarge ? 128 : 32);
   static constexpr int kTiles = 4 * MT * CO;  // of a step
+  static constexpr int kRows = N, kParts = CK;
+  static constexpr int kPitch = 16 * kTiles + 4;  // of sums; 4: the lanes of a warp in all banks
   static constexpr int kCodeBytes = N * static_cast<int>(kTileInputs);
   static constexpr int kStageBytes = kCodeBytes + kTiles * static_cast<int>(kTileBytes);
   static constexpr int kSmallBytes = N * 8 + 1024;  // scales and sums; stages start at 1024 n
   static constexpr int kStages =
       std::min(12, (227 * 1024 / B - 1024 - 256 - kSmallBytes) / kStageBytes);
   static constexpr int kShared = kStages * kStageBytes + kSmallBytes;
-  static constexpr int kSets = MT * N >= 128 ? 2 : 4;  // of unpacked weights, one being unpacked
+  static constexpr int kSets = S > 0          ? S
+                               : MT* N >= 128 ? 2
+                                              : 4;  // of unpacked weights, one being unpacked
   static_assert(N / CL % 8 == 0 && kTiles <= 32 && kStages >= 2 * CK);
-  static_assert((CK - 1) * CO * MT * 64 * N * 4 <= kStages * kStageBytes);
+  static_assert(CK * N * kPitch * 4 <= kStages * kStageBytes);
 };
 
 // Of a thread that asks and one that multiplies, where both are not the same.
@@ -52,52 +56,57 @@ struct Maps {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// d (64 x N) += w (64 x 32, of each warp 16 x 32) * codes (N x 32)^T.
-__device__ __forceinline__ void multiply(int (&d)[8], const unsigned (&w)[4], std::uint64_t codes) {
+// d (64 x N) = w (64 x 32, of each warp 16 x 32) * codes (N x 32)^T, added to d when `add`.
+__device__ __forceinline__ void multiply(int (&d)[8], const unsigned (&w)[4], std::uint64_t codes,
+                                         int add) {
   asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n16k32.s32.u8.s8 {"
       "%0, %1, %2, %3, %4, %5, %6, %7"
-      "}, {%8, %9, %10, %11}, %12, 1;\n"
+      "}, {%8, %9, %10, %11}, %12, p;\n}\n"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
         "+r"(d[7])
-      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes), "r"(add));
 }
 
-__device__ __forceinline__ void multiply(int (&d)[16], const unsigned (&w)[4],
-                                         std::uint64_t codes) {
+__device__ __forceinline__ void multiply(int (&d)[16], const unsigned (&w)[4], std::uint64_t codes,
+                                         int add) {
   asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-      "}, {%16, %17, %18, %19}, %20, 1;\n"
+      "}, {%16, %17, %18, %19}, %20, p;\n}\n"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
         "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
         "+r"(d[14]), "+r"(d[15])
-      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes), "r"(add));
 }
 
-__device__ __forceinline__ void multiply(int (&d)[32], const unsigned (&w)[4],
-                                         std::uint64_t codes) {
+__device__ __forceinline__ void multiply(int (&d)[32], const unsigned (&w)[4], std::uint64_t codes,
+                                         int add) {
   asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.s8 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
       "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, {%32, %33, %34, %35}, %36, 1;\n"
+      "}, {%32, %33, %34, %35}, %36, p;\n}\n"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
         "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
         "+r"(d[14]), "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]),
         "+r"(d[21]), "+r"(d[22]), "+r"(d[23]), "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]),
         "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31])
-      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes), "r"(add));
 }
 
-__device__ __forceinline__ void multiply(int (&d)[48], const unsigned (&w)[4],
-                                         std::uint64_t codes) {
+__device__ __forceinline__ void multiply(int (&d)[48], const unsigned (&w)[4], std::uint64_t codes,
+                                         int add) {
   asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %53, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n96k32.s32.u8.s8 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
       "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
       "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-      "}, {%48, %49, %50, %51}, %52, 1;\n"
+      "}, {%48, %49, %50, %51}, %52, p;\n}\n"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
         "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
         "+r"(d[14]), "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]),
@@ -105,18 +114,19 @@ __device__ __forceinline__ void multiply(int (&d)[48], const unsigned (&w)[4],
         "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31]), "+r"(d[32]), "+r"(d[33]), "+r"(d[34]),
         "+r"(d[35]), "+r"(d[36]), "+r"(d[37]), "+r"(d[38]), "+r"(d[39]), "+r"(d[40]), "+r"(d[41]),
         "+r"(d[42]), "+r"(d[43]), "+r"(d[44]), "+r"(d[45]), "+r"(d[46]), "+r"(d[47])
-      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes), "r"(add));
 }
 
-__device__ __forceinline__ void multiply(int (&d)[64], const unsigned (&w)[4],
-                                         std::uint64_t codes) {
+__device__ __forceinline__ void multiply(int (&d)[64], const unsigned (&w)[4], std::uint64_t codes,
+                                         int add) {
   asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.s8 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "
       "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "
       "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "
       "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, {%64, %65, %66, %67}, %68, 1;\n"
+      "}, {%64, %65, %66, %67}, %68, p;\n}\n"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]),
         "+r"(d[7]), "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]),
         "+r"(d[14]), "+r"(d[15]), "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]),
@@ -127,7 +137,7 @@ __device__ __forceinline__ void multiply(int (&d)[64], const unsigned (&w)[4],
         "+r"(d[49]), "+r"(d[50]), "+r"(d[51]), "+r"(d[52]), "+r"(d[53]), "+r"(d[54]), "+r"(d[55]),
         "+r"(d[56]), "+r"(d[57]), "+r"(d[58]), "+r"(d[59]), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]),
         "+r"(d[63])
-      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes));
+      : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(codes), "r"(add));
 }
 
 // Of the warps that multiply.
@@ -136,13 +146,75 @@ __device__ __forceinline__ void consumers_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(32 * kWarps) : "memory");
 }
 
+__device__ __forceinline__ float4 scaled(const int4& v, int code_sum, float x_scale,
+                                         float w_scale) {
+  return make_float4(scaled_product(v.x, code_sum, x_scale, w_scale),
+                     scaled_product(v.y, code_sum, x_scale, w_scale),
+                     scaled_product(v.z, code_sum, x_scale, w_scale),
+                     scaled_product(v.w, code_sum, x_scale, w_scale));
+}
+
+// sums: (CK, N, kPitch), of W's outputs from column0 on, halves of the gate projection in turns of
+// 16. Four outputs a thread at a time.
+template <class W, int kPairs>
+__device__ __forceinline__ void store_rows(const RowsProduct& a, int member, int row0, int column0,
+                                           const int* sums, const float* x_scale,
+                                           const int* code_sum) {
+  constexpr int kPerRow = W::kTiles * 4 / kPairs;  // quads
+  const int rows = min(W::kRows, static_cast<int>(a.rows) - row0);
+  const bool whole = a.out % 4 == 0;
+  float* const y = a.y[member];
+  const float w_scale = a.w_scale[member];
+  const float q_scale = a.w_scale[kPairs - 1];
+  const auto sum_of = [&](int r, int place) {
+    int4 v = *reinterpret_cast<const int4*>(sums + r * W::kPitch + place);
+#pragma unroll
+    for (int k = 1; k < W::kParts; ++k) {
+      const int4 m = *reinterpret_cast<const int4*>(sums + (k * W::kRows + r) * W::kPitch + place);
+      v = make_int4(v.x + m.x, v.y + m.y, v.z + m.z, v.w + m.w);
+    }
+    return v;
+  };
+#pragma unroll kPairs == 2 ? 1 : 4
+  for (int n = static_cast<int>(threadIdx.x); n < rows * kPerRow; n += 32 * W::kWarps) {
+    const int r = n / kPerRow, quad = n % kPerRow;
+    const int o = column0 / kPairs + 4 * quad;
+    if (o >= a.out) continue;
+    const float xs = x_scale[r];
+    const int cs = code_sum[r];
+    float4 v;
+    if constexpr (kPairs == 2) {
+      const int place = quad / 4 * 32 + quad % 4 * 4;
+      const float4 p = scaled(sum_of(r, place), cs, xs, w_scale);
+      const float4 q = scaled(sum_of(r, place + 16), cs, xs, q_scale);
+      v = make_float4(silu(p.x) * q.x, silu(p.y) * q.y, silu(p.z) * q.z, silu(p.w) * q.w);
+    } else {
+      v = scaled(sum_of(r, 4 * quad), cs, xs, w_scale);
+    }
+    float* const to = y + static_cast<idx>(row0 + r) * a.out + o;
+    if (whole) {
+      float4* const at = reinterpret_cast<float4*>(to);
+      if (a.add) {
+        const float4 old = *at;
+        v = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
+      }
+      *at = v;
+    } else {
+      const float each[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+        if (o + c < a.out) to[c] = a.add ? to[c] + each[c] : each[c];
+    }
+  }
+}
+
 #endif
 
-template <int MT, int N, int CO, int CK, int CL, int B>
-__global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
+template <int kPairs, int MT, int N, int CO, int CK, int CL, int B, int S>
+__global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B, S>::kThreads, B)
     rows_product_hopper_kernel(const __grid_constant__ Maps maps, const RowsProduct a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using W = Wide<MT, N, CO, CK, CL, B>;
+  using W = Wide<MT, N, CO, CK, CL, B, S>;
   extern __shared__ char raw[];
   __shared__ alignas(8) std::uint64_t full[W::kStages], empty[W::kStages];
   char* const shared = raw + (1024 - (address(raw) & 1023U)) % 1024;
@@ -156,7 +228,7 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
   // The place of warpgroup co's tile i of warp w among the block's. The halves of the gate
   // projection take turns, and a warp has both halves of its outputs.
   const auto place_of = [&](int co, int i, int w) {
-    return a.pairs == 2 ? (co * 4 + w) * 2 + i : (co * MT + i) * 4 + w;
+    return kPairs == 2 ? (co * 4 + w) * 2 + i : (co * MT + i) * 4 + w;
   };
   const int first_tile = static_cast<int>(blockIdx.x) * W::kTiles;
   if (threadIdx.x == 0) {
@@ -183,8 +255,7 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
       const auto ask_for_tiles = [&](int k, int stage) {
         expect(&full[stage], W::kStageBytes);
         load_tile(shared + stage * W::kStageBytes + W::kCodeBytes, tiles,
-                  k * static_cast<int>(kTileBytes / 4), first_tile,
-                  &full[stage]);
+                  k * static_cast<int>(kTileBytes / 4), first_tile, &full[stage]);
       };
       for (int k = 0; k < min(W::kStages, a.k_tiles); ++k) ask_for_tiles(k, k);
       wait_for_previous_kernel();  // which makes the codes
@@ -218,10 +289,6 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
       code_sum[n] = row0 + n < a.rows ? a.code_sum[member][row0 + n] : 0;
     }
     int acc[MT][N / 2];
-#pragma unroll
-    for (int i = 0; i < MT; ++i)
-#pragma unroll
-      for (int n = 0; n < N / 2; ++n) acc[i][n] = 0;
     unsigned x[W::kSets][MT][4];
     int stage = kw, parity = 0, before = -1;
     for (int k = kw; k < a.k_tiles; k += CK) {
@@ -230,8 +297,8 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
       uint4 w[MT];
 #pragma unroll
       for (int i = 0; i < MT; ++i)
-        w[i] = *reinterpret_cast<const uint4*>(
-            from + W::kCodeBytes + place_of(co, i, warp % 4) * kTileBytes + lane * 16);
+        w[i] = *reinterpret_cast<const uint4*>(from + W::kCodeBytes +
+                                               place_of(co, i, warp % 4) * kTileBytes + lane * 16);
       const std::uint64_t codes = matrix_descriptor(from);
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
@@ -246,12 +313,19 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
         for (int i = 0; i < MT; ++i)
-          multiply(acc[i], x[p % kSets][i], codes + static_cast<std::uint64_t>(2 * p));
+          multiply(acc[i], x[p % kSets][i], codes + static_cast<std::uint64_t>(2 * p),
+                   p > 0 || before >= 0);
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         // The products that read the set which is unpacked next are done; so, at this p, are
         // those of the step before.
         asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kSets - 1) : "memory");
-        if (p == kSets - 2 && before >= 0 && lane < CL) arrive(&empty[before], lane);
+        if (p == kSets - 2 && before >= 0 && lane < CL) {
+          if constexpr (CL > 1) {
+            arrive(&empty[before], lane);
+          } else {
+            arrive(&empty[before]);
+          }
+        }
       }
       before = stage;
       if ((stage += CK) >= W::kStages) {
@@ -261,83 +335,22 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
     }
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 
-    consumers_barrier<W::kWarps>();  // scales are there, and no stage is read any more
-    if constexpr (CK > 1) {
-      int* sums = reinterpret_cast<int*>(shared);  // (CK - 1, CO, MT, N / 2, 128)
-      const auto at = [&](int k, int i, int n) {
-        return (((k * CO + co) * MT + i) * (N / 2) + n) * 128 + warp % 4 * 32 + lane;
-      };
-      if (kw > 0) {
+    // Through shared memory, so that results leave as vectors of one row, by a short loop.
+    consumers_barrier<W::kWarps>();  // no stage is read any more
+    // Where there are fewer steps than parts, some parts are 0.
+    int* const sums = reinterpret_cast<int*>(shared);  // (CK, N, kPitch)
+    int* const mine = sums + kw * N * W::kPitch + lane % 4 * 2 * W::kPitch + lane / 4;
 #pragma unroll
-        for (int i = 0; i < MT; ++i)
+    for (int i = 0; i < MT; ++i) {
+      int* const to = mine + place_of(co, i, warp % 4) * 16;
 #pragma unroll
-          for (int n = 0; n < N / 2; ++n) sums[at(kw - 1, i, n)] = acc[i][n];
-      }
-      consumers_barrier<W::kWarps>();
-      if (kw == 0) {
+      for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-        for (int k = 0; k < CK - 1; ++k)
-#pragma unroll
-          for (int i = 0; i < MT; ++i)
-#pragma unroll
-            for (int n = 0; n < N / 2; ++n) acc[i][n] += sums[at(k, i, n)];
-      }
+        for (int e = 0; e < 4; ++e)
+          to[(8 * n + e % 2) * W::kPitch + e / 2 * 8] = before >= 0 ? acc[i][4 * n + e] : 0;
     }
-    if (kw == 0) {
-      float* const y = a.y[member];
-      const int q = lane % 4, g = lane / 4;
-      if (a.pairs == 2) {
-        if constexpr (MT == 2) {
-          const float p_scale = a.w_scale[0], q_scale = a.w_scale[1];
-          const int o = (first_tile + place_of(co, 0, warp % 4)) / 2 * 16 + g;
-#pragma unroll
-          for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              const int c = n * 8 + 2 * q + e;
-              if (row0 + c >= a.rows) continue;
-              float* const to = y + static_cast<idx>(row0 + c) * a.out + o;
-#pragma unroll
-              for (int half = 0; half < 2; ++half) {
-                if (o + 8 * half >= a.out) continue;
-                const int v = 4 * n + 2 * half + e;
-                to[8 * half] = silu(scaled_product(acc[0][v], code_sum[c], x_scale[c], p_scale)) *
-                               scaled_product(acc[1][v], code_sum[c], x_scale[c], q_scale);
-              }
-            }
-        }
-      } else {
-        const float w_scale = a.w_scale[member];
-        constexpr int kTogether = N / 8 < 4 ? N / 8 : 4;  // values under way, if they are added to
-#pragma unroll
-        for (int i = 0; i < MT; ++i) {
-          const int o = (first_tile + place_of(co, i, warp % 4)) * 16 + g;
-#pragma unroll
-          for (int n0 = 0; n0 < N / 8; n0 += kTogether) {
-            float old[kTogether * 4];
-            const auto each = [&](const auto& f) {
-#pragma unroll
-              for (int n = 0; n < kTogether; ++n)
-#pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                  const int c = (n0 + n) * 8 + 2 * q + e;
-                  if (row0 + c >= a.rows) continue;
-                  float* const to = y + static_cast<idx>(row0 + c) * a.out + o;
-#pragma unroll
-                  for (int half = 0; half < 2; ++half)
-                    if (o + 8 * half < a.out)
-                      f(to[8 * half], 4 * n + 2 * half + e, 4 * (n0 + n) + 2 * half + e, c);
-                }
-            };
-            if (a.add) each([&](float& to, int v, int, int) { old[v] = to; });
-            each([&](float& to, int v, int sum, int c) {
-              const float s = scaled_product(acc[i][sum], code_sum[c], x_scale[c], w_scale);
-              to = a.add ? old[v] + s : s;
-            });
-          }
-        }
-      }
-    }
+    consumers_barrier<W::kWarps>();
+    store_rows<W, kPairs>(a, member, row0, first_tile * 16, sums, x_scale, code_sum);
   }
   if constexpr (CL > 1) cluster_barrier();  // barriers outlive the last arrival of a neighbour
 #else
@@ -345,11 +358,11 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B>::kThreads, B)
 #endif
 }
 
-template <int MT, int N, int CO, int CK, int CL, int B>
-void launch_wide(const Launch& l, const RowsProduct& a) {
-  using W = Wide<MT, N, CO, CK, CL, B>;
+template <int kPairs, int MT, int N, int CO, int CK, int CL, int B, int S = 0>
+void launch_pairs(const Launch& l, const RowsProduct& a) {
+  using W = Wide<MT, N, CO, CK, CL, B, S>;
   static const bool configured = [] {
-    check(cudaFuncSetAttribute(rows_product_hopper_kernel<MT, N, CO, CK, CL, B>,
+    check(cudaFuncSetAttribute(rows_product_hopper_kernel<kPairs, MT, N, CO, CK, CL, B, S>,
                                cudaFuncAttributeMaxDynamicSharedMemorySize, W::kShared),
           "reserving shared memory");
     return true;
@@ -376,8 +389,16 @@ void launch_wide(const Launch& l, const RowsProduct& a) {
   config.stream = l.stream;
   config.attrs = attributes;
   config.numAttrs = CL > 1 ? 2 : 1;
-  check(cudaLaunchKernelEx(&config, rows_product_hopper_kernel<MT, N, CO, CK, CL, B>, maps, a),
+  check(cudaLaunchKernelEx(&config, rows_product_hopper_kernel<kPairs, MT, N, CO, CK, CL, B, S>,
+                           maps, a),
         "product of codes and ternary weights");
+}
+
+template <int MT, int N, int CO, int CK, int CL, int B, int S = 0>
+void launch_wide(const Launch& l, const RowsProduct& a) {
+  if constexpr (MT == 2)
+    if (a.pairs == 2) return launch_pairs<2, MT, N, CO, CK, CL, B, S>(l, a);
+  launch_pairs<1, MT, N, CO, CK, CL, B, S>(l, a);
 }
 
 }  // namespace
