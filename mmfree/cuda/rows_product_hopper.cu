@@ -3,8 +3,7 @@
 // one tile, unpacked in registers by masks and shifts. Codes are the second operand, from shared
 // memory, where the copy engine puts them; their words are in the order of hopper_word(), in which
 // they meet the weights as these lie in a tile. One warp of a block asks for tiles and codes some
-// steps of 128 inputs ahead; the blocks of a cluster make other outputs of the same rows and share
-// the codes.
+// steps of 128 inputs ahead.
 #include <algorithm>
 
 #include "mmfree/cuda/hopper.cuh"
@@ -17,9 +16,8 @@ namespace mmfree::cuda {
 namespace {
 
 // A warpgroup makes 64 MT outputs of N rows. CO warpgroups of a block make different outputs, each
-// of them CK times, from every CK-th step; CL blocks make a cluster, and B blocks share a
-// multiprocessor.
-template <int MT, int N, int CO, int CK, int CL, int B, int S = 0>
+// of them CK times, from every CK-th step; B blocks share a multiprocessor.
+template <int MT, int N, int CO, int CK, int B>
 struct Wide {
   static constexpr int kWarps = 4 * CO * CK;  // that multiply
   // Large sums need more registers than each thread could get: a whole warpgroup gives up its own,
@@ -35,10 +33,8 @@ struct Wide {
   static constexpr int kStages =
       std::min(12, (227 * 1024 / B - 1024 - 256 - kSmallBytes) / kStageBytes);
   static constexpr int kShared = kStages * kStageBytes + kSmallBytes;
-  static constexpr int kSets = S > 0          ? S
-                               : MT* N >= 128 ? 2
-                                              : 4;  // of unpacked weights, one being unpacked
-  static_assert(N / CL % 8 == 0 && kTiles <= 32 && kStages >= 2 * CK);
+  static constexpr int kSets = MT * N >= 128 ? 2 : 4;  // of unpacked weights, one being unpacked
+  static_assert(kTiles <= 32 && kStages >= 2 * CK);
   static_assert(CK * N * kPitch * 4 <= kStages * kStageBytes);
 };
 
@@ -146,12 +142,16 @@ __device__ __forceinline__ void consumers_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(32 * kWarps) : "memory");
 }
 
+// scaled_product() with float(n) by bits: 1.5 * 2^23 + n has n in its low bits, exactly for |n| <
+// 2^22, which 16384 codes stay below; conversion instructions are four times as slow.
+__device__ __forceinline__ float scaled(int sum, int code_sum, float x_scale, float w_scale) {
+  return (__int_as_float(0x4b400000 + (sum - code_sum)) - 12582912.0F) * x_scale * w_scale;
+}
 __device__ __forceinline__ float4 scaled(const int4& v, int code_sum, float x_scale,
                                          float w_scale) {
-  return make_float4(scaled_product(v.x, code_sum, x_scale, w_scale),
-                     scaled_product(v.y, code_sum, x_scale, w_scale),
-                     scaled_product(v.z, code_sum, x_scale, w_scale),
-                     scaled_product(v.w, code_sum, x_scale, w_scale));
+  return make_float4(
+      scaled(v.x, code_sum, x_scale, w_scale), scaled(v.y, code_sum, x_scale, w_scale),
+      scaled(v.z, code_sum, x_scale, w_scale), scaled(v.w, code_sum, x_scale, w_scale));
 }
 
 // sums: (CK, N, kPitch), of W's outputs from column0 on, halves of the gate projection in turns of
@@ -175,46 +175,54 @@ __device__ __forceinline__ void store_rows(const RowsProduct& a, int member, int
     }
     return v;
   };
-#pragma unroll kPairs == 2 ? 1 : 4
-  for (int n = static_cast<int>(threadIdx.x); n < rows * kPerRow; n += 32 * W::kWarps) {
-    const int r = n / kPerRow, quad = n % kPerRow;
-    const int o = column0 / kPairs + 4 * quad;
-    if (o >= a.out) continue;
-    const float xs = x_scale[r];
-    const int cs = code_sum[r];
-    float4 v;
-    if constexpr (kPairs == 2) {
-      const int place = quad / 4 * 32 + quad % 4 * 4;
-      const float4 p = scaled(sum_of(r, place), cs, xs, w_scale);
-      const float4 q = scaled(sum_of(r, place + 16), cs, xs, q_scale);
-      v = make_float4(silu(p.x) * q.x, silu(p.y) * q.y, silu(p.z) * q.z, silu(p.w) * q.w);
-    } else {
-      v = scaled(sum_of(r, 4 * quad), cs, xs, w_scale);
-    }
-    float* const to = y + static_cast<idx>(row0 + r) * a.out + o;
-    if (whole) {
-      float4* const at = reinterpret_cast<float4*>(to);
-      if (a.add) {
-        const float4 old = *at;
-        v = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
-      }
-      *at = v;
-    } else {
-      const float each[4] = {v.x, v.y, v.z, v.w};
+  const int total = rows * kPerRow;
+  constexpr int kTogether = kPairs == 2 ? 2 : 4;  // under way at a time
+  constexpr int kStep = 32 * W::kWarps;
+  for (int first = static_cast<int>(threadIdx.x); first < total; first += kTogether * kStep) {
+    float4 old[kTogether];
 #pragma unroll
-      for (int c = 0; c < 4; ++c)
-        if (o + c < a.out) to[c] = a.add ? to[c] + each[c] : each[c];
+    for (int u = 0; u < kTogether; ++u) {
+      const int n = first + u * kStep, r = n / kPerRow, o = column0 / kPairs + 4 * (n % kPerRow);
+      if (a.add && whole && n < total && o < a.out)
+        old[u] = *reinterpret_cast<const float4*>(y + static_cast<idx>(row0 + r) * a.out + o);
+    }
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      const int n = first + u * kStep, r = n / kPerRow, quad = n % kPerRow;
+      const int o = column0 / kPairs + 4 * quad;
+      if (n >= total || o >= a.out) continue;
+      const float xs = x_scale[r];
+      const int cs = code_sum[r];
+      float4 v;
+      if constexpr (kPairs == 2) {
+        const int place = quad / 4 * 32 + quad % 4 * 4;
+        const float4 p = scaled(sum_of(r, place), cs, xs, w_scale);
+        const float4 q = scaled(sum_of(r, place + 16), cs, xs, q_scale);
+        v = make_float4(silu(p.x) * q.x, silu(p.y) * q.y, silu(p.z) * q.z, silu(p.w) * q.w);
+      } else {
+        v = scaled(sum_of(r, 4 * quad), cs, xs, w_scale);
+      }
+      float* const to = y + static_cast<idx>(row0 + r) * a.out + o;
+      if (whole) {
+        if (a.add) v = make_float4(old[u].x + v.x, old[u].y + v.y, old[u].z + v.z, old[u].w + v.w);
+        *reinterpret_cast<float4*>(to) = v;
+      } else {
+        const float each[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          if (o + c < a.out) to[c] = a.add ? to[c] + each[c] : each[c];
+      }
     }
   }
 }
 
 #endif
 
-template <int kPairs, int MT, int N, int CO, int CK, int CL, int B, int S>
-__global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B, S>::kThreads, B)
+template <int kPairs, int MT, int N, int CO, int CK, int B>
+__global__ void __launch_bounds__(Wide<MT, N, CO, CK, B>::kThreads, B)
     rows_product_hopper_kernel(const __grid_constant__ Maps maps, const RowsProduct a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using W = Wide<MT, N, CO, CK, CL, B, S>;
+  using W = Wide<MT, N, CO, CK, B>;
   extern __shared__ char raw[];
   __shared__ alignas(8) std::uint64_t full[W::kStages], empty[W::kStages];
   char* const shared = raw + (1024 - (address(raw) & 1023U)) % 1024;
@@ -224,7 +232,6 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B, S>::kThreads, B)
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int member = static_cast<int>(blockIdx.z);
   const int row0 = static_cast<int>(blockIdx.y) * N;
-  const int rank = CL > 1 ? static_cast<int>(blockIdx.x) % CL : 0;
   // The place of warpgroup co's tile i of warp w among the block's. The halves of the gate
   // projection take turns, and a warp has both halves of its outputs.
   const auto place_of = [&](int co, int i, int w) {
@@ -236,15 +243,11 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B, S>::kThreads, B)
     for (int i = 0; i < W::kStages; ++i) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address(&full[i])));
       asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address(&empty[i])),
-                   "n"(CL * CO * 4));
+                   "n"(CO * 4));
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  if constexpr (CL > 1) {
-    cluster_barrier();
-  } else {
-    __syncthreads();
-  }
+  __syncthreads();
   allow_next_kernel();
 
   if (warp >= W::kWarps) {
@@ -265,14 +268,8 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B, S>::kThreads, B)
           wait(&empty[stage], parity ^ 1);
           ask_for_tiles(k, stage);
         }
-        constexpr int kPart = N / CL;
-        char* const to = shared + stage * W::kStageBytes + rank * kPart * kTileInputs;
-        const int column = k * static_cast<int>(kTileInputs), row = row0 + rank * kPart;
-        if constexpr (CL > 1) {
-          load_tile_for_all<CL>(to, codes, column, row, &full[stage]);
-        } else {
-          load_tile(to, codes, column, row, &full[stage]);
-        }
+        load_tile(shared + stage * W::kStageBytes, codes, k * static_cast<int>(kTileInputs), row0,
+                  &full[stage]);
         if (++stage == W::kStages) {
           stage = 0;
           parity ^= 1;
@@ -319,13 +316,7 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B, S>::kThreads, B)
         // The products that read the set which is unpacked next are done; so, at this p, are
         // those of the step before.
         asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kSets - 1) : "memory");
-        if (p == kSets - 2 && before >= 0 && lane < CL) {
-          if constexpr (CL > 1) {
-            arrive(&empty[before], lane);
-          } else {
-            arrive(&empty[before]);
-          }
-        }
+        if (p == kSets - 2 && before >= 0 && lane == 0) arrive(&empty[before]);
       }
       before = stage;
       if ((stage += CK) >= W::kStages) {
@@ -352,17 +343,16 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, CL, B, S>::kThreads, B)
     consumers_barrier<W::kWarps>();
     store_rows<W, kPairs>(a, member, row0, first_tile * 16, sums, x_scale, code_sum);
   }
-  if constexpr (CL > 1) cluster_barrier();  // barriers outlive the last arrival of a neighbour
 #else
   __trap();  // rows_product_hopper_fits keeps other devices away
 #endif
 }
 
-template <int kPairs, int MT, int N, int CO, int CK, int CL, int B, int S = 0>
-void launch_pairs(const Launch& l, const RowsProduct& a) {
-  using W = Wide<MT, N, CO, CK, CL, B, S>;
+template <int kPairs, int MT, int N, int CO, int CK, int B>
+void launch_wide(const Launch& l, const RowsProduct& a) {
+  using W = Wide<MT, N, CO, CK, B>;
   static const bool configured = [] {
-    check(cudaFuncSetAttribute(rows_product_hopper_kernel<kPairs, MT, N, CO, CK, CL, B, S>,
+    check(cudaFuncSetAttribute(rows_product_hopper_kernel<kPairs, MT, N, CO, CK, B>,
                                cudaFuncAttributeMaxDynamicSharedMemorySize, W::kShared),
           "reserving shared memory");
     return true;
@@ -373,47 +363,48 @@ void launch_pairs(const Launch& l, const RowsProduct& a) {
   for (int m = 0; m < a.members; ++m) {
     maps.tiles[m] = plain_tensor_map(a.tiles + m * row_bytes, tiles, row_bytes,
                                      a.members * row_bytes, W::kTiles);
-    maps.codes[m] = tensor_map(a.codes[m], a.rows, a.code_stride, a.code_stride, N / CL);
+    maps.codes[m] = tensor_map(a.codes[m], a.rows, a.code_stride, a.code_stride, N);
   }
   const auto blocks = static_cast<unsigned>((tiles + W::kTiles - 1) / W::kTiles);
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {CL, 1, 1};
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3((blocks + CL - 1) / CL * CL, (static_cast<unsigned>(a.rows) + N - 1) / N,
-                        static_cast<unsigned>(a.members));
+  config.gridDim =
+      dim3(blocks, (static_cast<unsigned>(a.rows) + N - 1) / N, static_cast<unsigned>(a.members));
   config.blockDim = W::kThreads;
   config.dynamicSmemBytes = W::kShared;
   config.stream = l.stream;
-  config.attrs = attributes;
-  config.numAttrs = CL > 1 ? 2 : 1;
-  check(cudaLaunchKernelEx(&config, rows_product_hopper_kernel<kPairs, MT, N, CO, CK, CL, B, S>,
-                           maps, a),
+  config.attrs = &early;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, rows_product_hopper_kernel<kPairs, MT, N, CO, CK, B>, maps, a),
         "product of codes and ternary weights");
-}
-
-template <int MT, int N, int CO, int CK, int CL, int B, int S = 0>
-void launch_wide(const Launch& l, const RowsProduct& a) {
-  if constexpr (MT == 2)
-    if (a.pairs == 2) return launch_pairs<2, MT, N, CO, CK, CL, B, S>(l, a);
-  launch_pairs<1, MT, N, CO, CK, CL, B, S>(l, a);
 }
 
 }  // namespace
 
+// Shapes by measurement on an H200 (1.3B, 16 to 2048 rows): large tiles where these fill the GPU,
+// else smaller ones, and several warpgroups for the same sums where even those are few.
 void rows_product_hopper(const Launch& l, const RowsProduct& a) {
-  const bool two = a.pairs == 2;
-  if (a.rows > 512) return launch_wide<2, 128, 2, 1, 2, 1>(l, a);
-  if (a.rows > 64) {
-    if (two) return launch_wide<2, 96, 2, 1, 2, 1>(l, a);
-    if (a.members > 1) return launch_wide<1, 128, 2, 1, 2, 1>(l, a);
-    return launch_wide<1, 64, 1, 2, 4, 1>(l, a);
+  const idx groups = (row_tiles(a.out) * a.pairs + 3) / 4 * a.members;  // of 64 outputs
+  const auto blocks = [&](idx outputs, idx rows) {
+    return (64 * groups + outputs - 1) / outputs * ((a.rows + rows - 1) / rows);
+  };
+  const bool pairs = a.pairs == 2;
+  if (a.rows <= 16)
+    return pairs ? launch_wide<2, 2, 16, 1, 2, 1>(l, a) : launch_wide<1, 1, 16, 1, 4, 1>(l, a);
+  if (a.rows <= 32)
+    return pairs ? launch_wide<2, 2, 32, 1, 2, 1>(l, a) : launch_wide<1, 1, 32, 1, 4, 1>(l, a);
+  if (a.rows <= 64) {
+    if (pairs) return launch_wide<2, 2, 64, 1, 2, 1>(l, a);
+    if (2 * blocks(64, 64) < l.multiprocessors) return launch_wide<1, 1, 32, 1, 4, 1>(l, a);
+  } else {
+    if (a.rows > 512 || 2 * blocks(128, 128) >= 3 * l.multiprocessors)
+      return pairs ? launch_wide<2, 2, 128, 1, 1, 2>(l, a) : launch_wide<1, 2, 128, 1, 1, 2>(l, a);
+    if (pairs) return launch_wide<2, 2, 96, 2, 1, 1>(l, a);
   }
-  if (a.rows > 16)
-    return two ? launch_wide<2, 32, 1, 2, 1, 1>(l, a) : launch_wide<1, 32, 1, 4, 1, 1>(l, a);
-  two ? launch_wide<2, 16, 1, 2, 1, 1>(l, a) : launch_wide<1, 16, 1, 4, 1, 1>(l, a);
+  blocks(64, 64) > 2 * l.multiprocessors ? launch_wide<1, 1, 64, 1, 1, 3>(l, a)
+                                         : launch_wide<1, 1, 64, 1, 2, 1>(l, a);
 }
 
 }  // namespace mmfree::cuda
