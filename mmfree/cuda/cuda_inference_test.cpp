@@ -168,6 +168,17 @@ TEST(GpuTileLayout, EachWeightHasItsPlace) {
   EXPECT_EQ(std::count(seen.begin(), seen.end(), 1), cuda::kTileBytes * 4);
 }
 
+// The order of codes that Hopper's products read: within each plane of a tile by half, lane, byte.
+TEST(GpuTileLayout, HopperWordsMeetTheirWeights) {
+  for (int k = 0; k < cuda::kTileInputs; ++k) {
+    const cuda::TilePlace at = cuda::tile_place(0, k);
+    const auto lane = static_cast<int>(at.byte / 16), word = static_cast<int>(at.byte % 16 / 4);
+    const int slot =
+        32 * (at.shift / 2) + 16 * (word / 2) + 4 * lane + static_cast<int>(at.byte % 4);
+    EXPECT_EQ(4 * cuda::hopper_word(k / 4) + k % 4, slot) << k;
+  }
+}
+
 TEST_F(GpuInference, RowsGiveTheCpusBits) {
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(s.hidden);

@@ -24,8 +24,7 @@ struct Wide {
   // although one warp of it does the asking.
   static constexpr bool kLarge = MT * N > 160;
   static constexpr int kThreads = 32 * kWarps + (kLarge ? 128 : 32);
-  static constexpr int kTiles = 4 * MT * CO;  // of a step
-  static constexpr int kRows = N, kParts = CK;
+  static constexpr int kTiles = 4 * MT * CO;      // of a step
   static constexpr int kPitch = 16 * kTiles + 4;  // of sums; 4: the lanes of a warp in all banks
   static constexpr int kCodeBytes = N * static_cast<int>(kTileInputs);
   static constexpr int kStageBytes = kCodeBytes + kTiles * static_cast<int>(kTileBytes);
@@ -33,17 +32,9 @@ struct Wide {
   static constexpr int kStages =
       std::min(12, (227 * 1024 / B - 1024 - 256 - kSmallBytes) / kStageBytes);
   static constexpr int kShared = kStages * kStageBytes + kSmallBytes;
-  static constexpr int kSets = MT * N >= 128 ? 2 : 4;  // of unpacked weights, one being unpacked
   static_assert(kTiles <= 32 && kStages >= 2 * CK);
   static_assert(CK * N * kPitch * 4 <= kStages * kStageBytes);
 };
-
-// Of a thread that asks and one that multiplies, where both are not the same.
-inline constexpr int kFewRegisters = 40;
-constexpr int many_registers(int threads, int blocks) {
-  const int equal = 65536 / blocks / threads / 8 * 8;
-  return std::min(240, (equal + (equal - kFewRegisters) * 128 / (threads - 128)) / 8 * 8);
-}
 
 // Of the members.
 struct Maps {
@@ -51,6 +42,13 @@ struct Maps {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// Of a thread that asks and one that multiplies, where both are not the same.
+inline constexpr int kFewRegisters = 40;
+constexpr int many_registers(int threads, int blocks) {
+  const int equal = 65536 / blocks / threads / 8 * 8;
+  return std::min(240, (equal + (equal - kFewRegisters) * 128 / (threads - 128)) / 8 * 8);
+}
 
 // d (64 x N) = w (64 x 32, of each warp 16 x 32) * codes (N x 32)^T, added to d when `add`.
 __device__ __forceinline__ void multiply(int (&d)[8], const unsigned (&w)[4], std::uint64_t codes,
@@ -154,14 +152,15 @@ __device__ __forceinline__ float4 scaled(const int4& v, int code_sum, float x_sc
       scaled(v.z, code_sum, x_scale, w_scale), scaled(v.w, code_sum, x_scale, w_scale));
 }
 
-// sums: (CK, N, kPitch), of W's outputs from column0 on, halves of the gate projection in turns of
+// sums: (kParts, kRows, kPitch), of W's outputs from column0 on, halves of the gate projection in
+// turns of
 // 16. Four outputs a thread at a time.
-template <class W, int kPairs>
+template <class W, int kPairs, int kRows, int kParts>
 __device__ __forceinline__ void store_rows(const RowsProduct& a, int member, int row0, int column0,
                                            const int* sums, const float* x_scale,
                                            const int* code_sum) {
   constexpr int kPerRow = W::kTiles * 4 / kPairs;  // quads
-  const int rows = min(W::kRows, static_cast<int>(a.rows) - row0);
+  const int rows = min(kRows, static_cast<int>(a.rows) - row0);
   const bool whole = a.out % 4 == 0;
   float* const y = a.y[member];
   const float w_scale = a.w_scale[member];
@@ -169,8 +168,8 @@ __device__ __forceinline__ void store_rows(const RowsProduct& a, int member, int
   const auto sum_of = [&](int r, int place) {
     int4 v = *reinterpret_cast<const int4*>(sums + r * W::kPitch + place);
 #pragma unroll
-    for (int k = 1; k < W::kParts; ++k) {
-      const int4 m = *reinterpret_cast<const int4*>(sums + (k * W::kRows + r) * W::kPitch + place);
+    for (int k = 1; k < kParts; ++k) {
+      const int4 m = *reinterpret_cast<const int4*>(sums + (k * kRows + r) * W::kPitch + place);
       v = make_int4(v.x + m.x, v.y + m.y, v.z + m.z, v.w + m.w);
     }
     return v;
@@ -286,7 +285,8 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, B>::kThreads, B)
       code_sum[n] = row0 + n < a.rows ? a.code_sum[member][row0 + n] : 0;
     }
     int acc[MT][N / 2];
-    unsigned x[W::kSets][MT][4];
+    constexpr int kSets = MT * N >= 128 ? 2 : 4;  // of unpacked weights, one being unpacked
+    unsigned x[kSets][MT][4];
     int stage = kw, parity = 0, before = -1;
     for (int k = kw; k < a.k_tiles; k += CK) {
       wait(&full[stage], parity);
@@ -299,7 +299,6 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, B>::kThreads, B)
       const std::uint64_t codes = matrix_descriptor(from);
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
-        constexpr int kSets = W::kSets;
 #pragma unroll
         for (int i = 0; i < MT; ++i) {
           x[p % kSets][i][0] = w[i].x >> 2 * p & 0x03030303U;
@@ -341,7 +340,7 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, B>::kThreads, B)
           to[(8 * n + e % 2) * W::kPitch + e / 2 * 8] = before >= 0 ? acc[i][4 * n + e] : 0;
     }
     consumers_barrier<W::kWarps>();
-    store_rows<W, kPairs>(a, member, row0, first_tile * 16, sums, x_scale, code_sum);
+    store_rows<W, kPairs, N, CK>(a, member, row0, first_tile * 16, sums, x_scale, code_sum);
   }
 #else
   __trap();  // rows_product_hopper_fits keeps other devices away
