@@ -12,50 +12,57 @@ namespace mmfree::cuda {
 namespace {
 
 // ---- norms and quantisation ----
-// A block of 128 threads takes a row; thread t holds the elements 512 j + 4 t .. 4 t + 3, which are
-// terms of four lanes of the canonical sum (core/fastmath.h), so vectors of four are loaded and
-// eight threads hold one of its groups.
+// A block of 512 / V threads takes a row; thread t holds the elements 512 j + V t .. V t + V - 1,
+// which are terms of V lanes of the canonical sum (core/fastmath.h), so vectors of V are loaded and
+// 32 / V threads hold one of its groups. V is 4, or 1 where rows are few and their threads may be
+// more.
 
-constexpr int kNormThreads = 128;
-constexpr int kNormWarps = kNormThreads / 32;
-constexpr int kNormSpan = 4 * kNormThreads;
+constexpr int kNormSpan = 512;
 static_assert(kNormSpan == kSumLanes && kSumGroup == 32);
 
-template <int J>
-using Quads = float[J][4];
+template <int V, int J>
+using RowParts = float[J][V];
+
+template <int V, int J>
+__device__ __forceinline__ int part_place(int j) {
+  return j * kNormSpan + V * static_cast<int>(threadIdx.x);
+}
 
 // Elements past the end are 0. Vectors where the width allows; then all rows start at one.
-template <int J>
-__device__ __forceinline__ void load_quads(const float* v, int width, Quads<J>& x) {
-  const int first = 4 * static_cast<int>(threadIdx.x);
+template <int V, int J>
+__device__ __forceinline__ void load_parts(const float* v, int width, RowParts<V, J>& x) {
 #pragma unroll
   for (int j = 0; j < J; ++j) {
-    const int k = j * kNormSpan + first;
+    const int k = part_place<V, J>(j);
     if (width % 4 == 0) {
-      const float4 q = k < width ? *reinterpret_cast<const float4*>(v + k) : float4{0, 0, 0, 0};
-      x[j][0] = q.x;
-      x[j][1] = q.y;
-      x[j][2] = q.z;
-      x[j][3] = q.w;
+      if constexpr (V == 4) {
+        const float4 q = k < width ? *reinterpret_cast<const float4*>(v + k) : float4{0, 0, 0, 0};
+        x[j][0] = q.x;
+        x[j][1] = q.y;
+        x[j][2] = q.z;
+        x[j][3] = q.w;
+      } else {
+        x[j][0] = k < width ? v[k] : 0.0F;
+      }
     } else {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) x[j][c] = k + c < width ? v[k + c] : 0.0F;
+      for (int c = 0; c < V; ++c) x[j][c] = k + c < width ? v[k + c] : 0.0F;
     }
   }
 }
 
-template <int J>
-__device__ __forceinline__ void sum_squares(const Quads<J>& x, float (&sums)[4]) {
+template <int V, int J>
+__device__ __forceinline__ void sum_squares(const RowParts<V, J>& x, float (&sums)[V]) {
 #pragma unroll
-  for (int c = 0; c < 4; ++c) {
+  for (int c = 0; c < V; ++c) {
     sums[c] = x[0][c] * x[0][c];
 #pragma unroll
     for (int j = 1; j < J; ++j) sums[c] += x[j][c] * x[j][c];
   }
 }
 
-// The tree over one group: lanes 16, 8 and 4 apart are in other threads, 2 and 1 apart in this one.
-// Threads share the work by the lanes they go on with.
+// The tree over one group, lanes 16, 8, 4, 2, 1 apart in turn: those V and more apart are in other
+// threads. Threads share the work by the lanes they go on with.
 __device__ __forceinline__ float fold_group(const float (&v)[4]) {
   constexpr unsigned kAll = 0xffffffffU;
   const bool upper = (threadIdx.x & 4) != 0, odd = (threadIdx.x & 2) != 0;
@@ -69,15 +76,23 @@ __device__ __forceinline__ float fold_group(const float (&v)[4]) {
   s += __shfl_xor_sync(kAll, s, 2);
   return s;
 }
+__device__ __forceinline__ float fold_group(const float (&v)[1]) {
+  float s = v[0];
+#pragma unroll
+  for (int o = 16; o > 0; o >>= 1) s += __shfl_xor_sync(0xffffffffU, s, o);
+  return s;
+}
 
 // Canonical sums of S statistics; parts: (S, 16) of shared memory that nobody reads any more.
-template <int S>
-__device__ __forceinline__ void row_sums(const float (&lanes)[S][4], float* parts,
+template <int S, int V>
+__device__ __forceinline__ void row_sums(const float (&lanes)[S][V], float* parts,
                                          float (&totals)[S]) {
+  constexpr int kTogether = kSumGroup / V;
 #pragma unroll
   for (int n = 0; n < S; ++n) {
     const float group = fold_group(lanes[n]);
-    if (threadIdx.x % 8 == 0) parts[n * kSumGroups + static_cast<int>(threadIdx.x) / 8] = group;
+    if (threadIdx.x % kTogether == 0)
+      parts[n * kSumGroups + static_cast<int>(threadIdx.x) / kTogether] = group;
   }
   __syncthreads();
 #pragma unroll
@@ -103,74 +118,77 @@ enum class NormKind {
   step,   // the same, and h is made here from one step of the recurrence
 };
 
-template <int P, NormKind kKind, int J>
-__global__ void __launch_bounds__(kNormThreads) norm_rows_kernel(const NormRows a) {
+template <int V, int P, NormKind kKind, int J>
+__global__ void __launch_bounds__(kNormSpan / V) norm_rows_kernel(const NormRows a) {
+  constexpr int kNormWarps = kNormSpan / V / 32;
   __shared__ alignas(16) float parts[3 * kSumGroups];
   __shared__ unsigned maxima[P][kNormWarps];
   __shared__ int code_sums[P][kNormWarps];
-  constexpr bool kKeep = P * J <= 16;  // gains stay in registers; else they are loaded twice
+  constexpr bool kKeep = P * J * V <= 64;  // gains stay in registers; else they are loaded twice
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const idx row = blockIdx.x;
-  Quads<J> x, outer, gain[kKeep ? P : 1];
+  RowParts<V, J> x, outer, gain[kKeep ? P : 1];
   allow_next_kernel();
-  if (kKind != NormKind::plain) load_quads<J>(a.outer, a.width, outer);
+  if (kKind != NormKind::plain) load_parts<V, J>(a.outer, a.width, outer);
   if constexpr (kKeep)
 #pragma unroll
-    for (int p = 0; p < P; ++p) load_quads<J>(a.gain[p], a.width, gain[p]);
+    for (int p = 0; p < P; ++p) load_parts<V, J>(a.gain[p], a.width, gain[p]);
   wait_for_previous_kernel();  // what it needed before this are weights
   const idx from = a.row_of != nullptr ? a.row_of[row] : row;
-  load_quads<J>(a.x + from * a.width, a.width, x);
+  load_parts<V, J>(a.x + from * a.width, a.width, x);
 
   float squares;
   if constexpr (kKind == NormKind::gated || kKind == NormKind::step) {
-    Quads<J> h;
+    RowParts<V, J> h;
     if constexpr (kKind == NormKind::gated) {
-      load_quads<J>(a.h + from * a.width, a.width, h);
+      load_parts<V, J>(a.h + from * a.width, a.width, h);
     } else {
-      Quads<J> i, f, bound;
+      RowParts<V, J> i, f, bound;
       float* const state = a.step.segments[from].state + a.step.layer_offset;
-      load_quads<J>(a.step.i + from * a.width, a.width, i);
-      load_quads<J>(a.step.f + from * a.width, a.width, f);
-      load_quads<J>(a.step.bound, a.width, bound);
-      load_quads<J>(state, a.width, h);
+      load_parts<V, J>(a.step.i + from * a.width, a.width, i);
+      load_parts<V, J>(a.step.f + from * a.width, a.width, f);
+      load_parts<V, J>(a.step.bound, a.width, bound);
+      load_parts<V, J>(state, a.width, h);
 #pragma unroll
-      for (int j = 0; j < J; ++j)
+      for (int j = 0; j < J; ++j) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
+        for (int c = 0; c < V; ++c) {
           const float gate = forget_gate(f[j][c], bound[j][c]);
           h[j][c] = gate * h[j][c] + gated_input(i[j][c], gate);
-          const int k = j * kNormSpan + 4 * static_cast<int>(threadIdx.x) + c;
+          const int k = part_place<V, J>(j) + c;
           if (k < a.width) state[k] = h[j][c];
         }
+      }
     }
-    float lanes[1][4], sums[1];
-    sum_squares<J>(x, lanes[0]);
+    float lanes[1][V], sums[1];
+    sum_squares<V, J>(x, lanes[0]);
     row_sums(lanes, parts + 2 * kSumGroups, sums);
     const float rstd = reciprocal_rms_device(sums[0], a.width, a.outer_eps);
 #pragma unroll
-    for (int j = 0; j < J; ++j)
+    for (int j = 0; j < J; ++j) {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) x[j][c] = x[j][c] * rstd * outer[j][c] * silu(h[j][c]);
+      for (int c = 0; c < V; ++c) x[j][c] = x[j][c] * rstd * outer[j][c] * silu(h[j][c]);
+    }
   }
   if constexpr (kKind == NormKind::outer) {
-    float lanes[2][4], sums[2];
-    Quads<J> v;
+    float lanes[2][V], sums[2];
+    RowParts<V, J> v;
 #pragma unroll
     for (int j = 0; j < J; ++j)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) v[j][c] = x[j][c] * outer[j][c];
-    sum_squares<J>(x, lanes[0]);
-    sum_squares<J>(v, lanes[1]);
+      for (int c = 0; c < V; ++c) v[j][c] = x[j][c] * outer[j][c];
+    sum_squares<V, J>(x, lanes[0]);
+    sum_squares<V, J>(v, lanes[1]);
     row_sums(lanes, parts, sums);
     const float rstd = reciprocal_rms_device(sums[0], a.width, a.outer_eps);
     squares = sums[1] * rstd * rstd;
 #pragma unroll
     for (int j = 0; j < J; ++j)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) x[j][c] = x[j][c] * rstd * outer[j][c];
+      for (int c = 0; c < V; ++c) x[j][c] = x[j][c] * rstd * outer[j][c];
   } else {
-    float lanes[1][4], sums[1];
-    sum_squares<J>(x, lanes[0]);
+    float lanes[1][V], sums[1];
+    sum_squares<V, J>(x, lanes[0]);
     row_sums(lanes, parts, sums);
     squares = sums[0];
   }
@@ -180,22 +198,26 @@ __global__ void __launch_bounds__(kNormThreads) norm_rows_kernel(const NormRows 
 #pragma unroll
   for (int j = 0; j < J; ++j)
 #pragma unroll
-    for (int c = 0; c < 4; ++c) x[j][c] = x[j][c] * rstd;
+    for (int c = 0; c < V; ++c) x[j][c] = x[j][c] * rstd;
 #pragma unroll
   for (int p = 0; p < P; ++p) {
-    if constexpr (!kKeep) load_quads<J>(a.gain[p], a.width, gain[0]);
+    if constexpr (!kKeep) load_parts<V, J>(a.gain[p], a.width, gain[0]);
     unsigned top = 0;
 #pragma unroll
     for (int j = 0; j < J; ++j)
 #pragma unroll
-      for (int c = 0; c < 4; ++c)
+      for (int c = 0; c < V; ++c)
         top = max(top, __float_as_uint(x[j][c] * gain[kKeep ? p : 0][j][c]) & 0x7fffffffU);
     top = warp_max(top);
     if (lane == 0) maxima[p][warp] = top;
   }
   __syncthreads();
   const int padded = static_cast<int>(input_tiles(a.width) * kTileInputs);
-  const int place = a.order == CodeOrder::hopper ? hopper_word(lane) : lane;
+  // Codes are stored V at a time, each 128 of them in the order of the product.
+  using Stored = std::conditional_t<V == 4, std::uint32_t, std::uint8_t>;
+  const int within = V * static_cast<int>(threadIdx.x) % 128;
+  const int word = a.order == CodeOrder::hopper ? hopper_word(within / 4) : within / 4;
+  const int place = V * static_cast<int>(threadIdx.x) / 128 * 128 + 4 * word + within % 4;
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     unsigned top = 0;
@@ -204,20 +226,21 @@ __global__ void __launch_bounds__(kNormThreads) norm_rows_kernel(const NormRows 
     const float largest = __uint_as_float(top);
     const float bounded = largest > 1e-5F ? largest : 1e-5F;
     const float inverse = 127.0F / bounded;
-    if constexpr (!kKeep) load_quads<J>(a.gain[p], a.width, gain[0]);
-    unsigned* const to = reinterpret_cast<unsigned*>(a.codes[p] + row * a.code_stride);
+    if constexpr (!kKeep) load_parts<V, J>(a.gain[p], a.width, gain[0]);
+    std::int8_t* const to = a.codes[p] + row * a.code_stride + place;
     int sum = 0;
 #pragma unroll
     for (int j = 0; j < J; ++j) {
-      unsigned word = 0;
+      unsigned word_of_codes = 0;
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
+      for (int c = 0; c < V; ++c) {
         const int code = code_of(x[j][c] * gain[kKeep ? p : 0][j][c] * inverse);
-        word |= (static_cast<unsigned>(code) & 0xffU) << 8 * c;
+        word_of_codes |= (static_cast<unsigned>(code) & 0xffU) << 8 * c;
         sum += code;
       }
-      const int w = j * kNormThreads + warp * 32;
-      if (4 * w < padded) to[w + place] = word;
+      // The place and the elements are of the same 128.
+      if (part_place<V, J>(j) < padded)
+        *reinterpret_cast<Stored*>(to + j * kNormSpan) = static_cast<Stored>(word_of_codes);
     }
     sum = warp_sum(sum);
     if (lane == 0) code_sums[p][warp] = sum;
@@ -413,15 +436,19 @@ void launch_early(const Launch& l, Kernel kernel, dim3 grid, int threads, const 
 template <int P, NormKind kKind>
 void launch_norm(const Launch& l, const NormRows& a) {
   const auto run = [&]<int J>(std::integral_constant<int, J>) {
-    launch_early(l, norm_rows_kernel<P, kKind, J>, static_cast<unsigned>(a.rows), kNormThreads, a);
+    const auto rows = static_cast<unsigned>(a.rows);
+    if constexpr (J <= 11)  // more do not fit into registers
+      if (a.rows > 2 * l.multiprocessors)
+        return launch_early(l, norm_rows_kernel<4, P, kKind, J>, rows, kNormSpan / 4, a);
+    launch_early(l, norm_rows_kernel<1, P, kKind, J>, rows, kNormSpan, a);
   };
-  const int quads = (a.width + kNormSpan - 1) / kNormSpan;
-  if (quads <= 1) return run(std::integral_constant<int, 1>{});
-  if (quads <= 2) return run(std::integral_constant<int, 2>{});
-  if (quads <= 4) return run(std::integral_constant<int, 4>{});
-  if (quads <= 6) return run(std::integral_constant<int, 6>{});
-  if (quads <= 11) return run(std::integral_constant<int, 11>{});
-  if (kKind != NormKind::plain || quads <= 16) return run(std::integral_constant<int, 16>{});
+  const int parts = (a.width + kNormSpan - 1) / kNormSpan;
+  if (parts <= 1) return run(std::integral_constant<int, 1>{});
+  if (parts <= 2) return run(std::integral_constant<int, 2>{});
+  if (parts <= 4) return run(std::integral_constant<int, 4>{});
+  if (parts <= 6) return run(std::integral_constant<int, 6>{});
+  if (parts <= 11) return run(std::integral_constant<int, 11>{});
+  if (kKind != NormKind::plain || parts <= 16) return run(std::integral_constant<int, 16>{});
   if constexpr (kKind == NormKind::plain) run(std::integral_constant<int, 32>{});  // decode_fits
 }
 

@@ -152,14 +152,38 @@ __device__ __forceinline__ float4 scaled(const int4& v, int code_sum, float x_sc
       scaled(v.z, code_sum, x_scale, w_scale), scaled(v.w, code_sum, x_scale, w_scale));
 }
 
+// How the results of a block go out: four outputs a thread, kTogether times at once.
+template <class W, int kPairs, int kRows>
+struct Quads {
+  static constexpr int kPerRow = W::kTiles * 4 / kPairs;
+  static constexpr int kTogether = kPairs == 2 ? 2 : 4;
+  static constexpr int kStep = 32 * W::kWarps;  // threads
+  // All at once: then what they are added to is asked for before the products.
+  static constexpr bool kOnce = kPairs == 1 && kRows * kPerRow <= kTogether * kStep;
+};
+template <class Q>
+__device__ __forceinline__ void load_old(const RowsProduct& a, const float* y, int row0,
+                                         int column0, int total, int first,
+                                         float4 (&old)[Q::kTogether]) {
+#pragma unroll
+  for (int u = 0; u < Q::kTogether; ++u) {
+    const int n = first + u * Q::kStep, o = column0 + 4 * (n % Q::kPerRow);
+    if (a.add && a.out % 4 == 0 && n < total && o < a.out)
+      old[u] =
+          *reinterpret_cast<const float4*>(y + static_cast<idx>(row0 + n / Q::kPerRow) * a.out + o);
+  }
+}
+
 // sums: (kParts, kRows, kPitch), of W's outputs from column0 on, halves of the gate projection in
 // turns of
 // 16. Four outputs a thread at a time.
 template <class W, int kPairs, int kRows, int kParts>
 __device__ __forceinline__ void store_rows(const RowsProduct& a, int member, int row0, int column0,
                                            const int* sums, const float* x_scale,
-                                           const int* code_sum) {
-  constexpr int kPerRow = W::kTiles * 4 / kPairs;  // quads
+                                           const int* code_sum,
+                                           float4 (&old)[Quads<W, kPairs, kRows>::kTogether]) {
+  using Q = Quads<W, kPairs, kRows>;
+  constexpr int kPerRow = Q::kPerRow, kTogether = Q::kTogether, kStep = Q::kStep;
   const int rows = min(kRows, static_cast<int>(a.rows) - row0);
   const bool whole = a.out % 4 == 0;
   float* const y = a.y[member];
@@ -175,16 +199,8 @@ __device__ __forceinline__ void store_rows(const RowsProduct& a, int member, int
     return v;
   };
   const int total = rows * kPerRow;
-  constexpr int kTogether = kPairs == 2 ? 2 : 4;  // under way at a time
-  constexpr int kStep = 32 * W::kWarps;
   for (int first = static_cast<int>(threadIdx.x); first < total; first += kTogether * kStep) {
-    float4 old[kTogether];
-#pragma unroll
-    for (int u = 0; u < kTogether; ++u) {
-      const int n = first + u * kStep, r = n / kPerRow, o = column0 / kPairs + 4 * (n % kPerRow);
-      if (a.add && whole && n < total && o < a.out)
-        old[u] = *reinterpret_cast<const float4*>(y + static_cast<idx>(row0 + r) * a.out + o);
-    }
+    if constexpr (!Q::kOnce) load_old<Q>(a, y, row0, column0 / kPairs, total, first, old);
 #pragma unroll
     for (int u = 0; u < kTogether; ++u) {
       const int n = first + u * kStep, r = n / kPerRow, quad = n % kPerRow;
@@ -259,6 +275,7 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, B>::kThreads, B)
         load_tile(shared + stage * W::kStageBytes + W::kCodeBytes, tiles,
                   k * static_cast<int>(kTileBytes / 4), first_tile, &full[stage]);
       };
+      asm volatile("prefetch.tensormap [%0];" ::"l"(codes) : "memory");
       for (int k = 0; k < min(W::kStages, a.k_tiles); ++k) ask_for_tiles(k, k);
       wait_for_previous_kernel();  // which makes the codes
       int stage = 0, parity = 0;
@@ -284,6 +301,12 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, B>::kThreads, B)
       x_scale[n] = row0 + n < a.rows ? a.x_scale[member][row0 + n] : 0.0F;
       code_sum[n] = row0 + n < a.rows ? a.code_sum[member][row0 + n] : 0;
     }
+    using Q = Quads<W, kPairs, N>;
+    float4 old[Q::kTogether];
+    if constexpr (Q::kOnce)
+      load_old<Q>(a, a.y[member], row0, first_tile * 16,
+                  min(N, static_cast<int>(a.rows) - row0) * Q::kPerRow,
+                  static_cast<int>(threadIdx.x), old);
     int acc[MT][N / 2];
     constexpr int kSets = MT * N >= 128 ? 2 : 4;  // of unpacked weights, one being unpacked
     unsigned x[kSets][MT][4];
@@ -340,7 +363,7 @@ __global__ void __launch_bounds__(Wide<MT, N, CO, CK, B>::kThreads, B)
           to[(8 * n + e % 2) * W::kPitch + e / 2 * 8] = before >= 0 ? acc[i][4 * n + e] : 0;
     }
     consumers_barrier<W::kWarps>();
-    store_rows<W, kPairs, N, CK>(a, member, row0, first_tile * 16, sums, x_scale, code_sum);
+    store_rows<W, kPairs, N, CK>(a, member, row0, first_tile * 16, sums, x_scale, code_sum, old);
   }
 #else
   __trap();  // rows_product_hopper_fits keeps other devices away
@@ -400,7 +423,9 @@ void rows_product_hopper(const Launch& l, const RowsProduct& a) {
   } else {
     if (a.rows > 512 || 2 * blocks(128, 128) >= 3 * l.multiprocessors)
       return pairs ? launch_wide<2, 2, 128, 1, 1, 2>(l, a) : launch_wide<1, 2, 128, 1, 1, 2>(l, a);
-    if (pairs) return launch_wide<2, 2, 96, 2, 1, 1>(l, a);
+    if (pairs) return launch_wide<2, 2, 96, 1, 1, 2>(l, a);
+    return blocks(64, 64) > 2 * l.multiprocessors ? launch_wide<1, 1, 128, 2, 1, 1>(l, a)
+                                                  : launch_wide<1, 1, 64, 1, 4, 1>(l, a);
   }
   blocks(64, 64) > 2 * l.multiprocessors ? launch_wide<1, 1, 64, 1, 1, 3>(l, a)
                                          : launch_wide<1, 1, 64, 1, 2, 1>(l, a);
