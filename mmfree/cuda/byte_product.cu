@@ -4,14 +4,15 @@
 // warp asks for tiles four steps of 128 inputs ahead; two warpgroups multiply 64 rows by 256
 // outputs each, scale their sums and store bf16.
 #include <cuda.h>
-#include <cudaTypedefs.h>
 
 #include <algorithm>
 
 #include "mmfree/core/error.h"
 #include "mmfree/cuda/device_math.cuh"
+#include "mmfree/cuda/hopper.cuh"
 #include "mmfree/cuda/products.h"
 #include "mmfree/cuda/runtime.h"
+#include "mmfree/cuda/tensor_map.h"
 
 namespace mmfree::cuda {
 namespace {
@@ -50,65 +51,6 @@ struct Product {
 
 constexpr int kGroupPairs =
     8;  // pairs of row tiles that go through all outputs together, for the L2
-
-__device__ __forceinline__ std::uint32_t address(const void* p) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-}
-
-__device__ __forceinline__ void wait(std::uint64_t* barrier, int parity) {
-  asm volatile(
-      "{\n.reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra.uni ready;\n"
-      "bra.uni again;\n"
-      "ready:\n}\n" ::"r"(address(barrier)),
-      "r"(parity)
-      : "memory");
-}
-
-__device__ __forceinline__ void expect(std::uint64_t* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(barrier)),
-               "r"(bytes)
-               : "memory");
-}
-
-// Arrives at the same barrier of block `rank` of the cluster.
-__device__ __forceinline__ void arrive(std::uint64_t* barrier, int rank) {
-  asm volatile(
-      "{\n.reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(
-          address(barrier)),
-      "r"(rank)
-      : "memory");
-}
-
-__device__ __forceinline__ void load_tile(void* to, const CUtensorMap* map, int column, int row,
-                                          std::uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
-      "%3}], [%4];" ::"r"(address(to)),
-      "l"(map), "r"(column), "r"(row), "r"(address(barrier))
-      : "memory");
-}
-
-__device__ __forceinline__ void load_tile_for_both(void* to, const CUtensorMap* map, int column,
-                                                   int row, std::uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
-      "cluster"
-      " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(address(to)),
-      "l"(map), "r"(column), "r"(row), "r"(address(barrier)), "h"(static_cast<std::uint16_t>(3))
-      : "memory");
-}
-
-// Rows of 128 bytes, swizzled in groups of eight.
-__device__ __forceinline__ std::uint64_t matrix_descriptor(const void* p) {
-  constexpr std::uint64_t kLeading = 1, kStride = 1024 >> 4, kSwizzle128 = 1;
-  return ((static_cast<std::uint64_t>(address(p)) & 0x3ffffU) >> 4) | kLeading << 16 |
-         kStride << 32 | kSwizzle128 << 62;
-}
 
 // d (64 x 256) = x (64 x 32) * w (256 x 32)^T, added to d when `add`.
 __device__ __forceinline__ void multiply(int (&d)[128], std::uint64_t x, std::uint64_t w, int add) {
@@ -183,11 +125,6 @@ __device__ __forceinline__ void multiply(float (&d)[128], std::uint64_t x, std::
         "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]),
         "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
       : "l"(x), "l"(w), "r"(add));
-}
-
-__device__ __forceinline__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
 }
 
 // Tile `n` of the grid: pairs of row tiles in groups, outputs within a group.
@@ -282,8 +219,8 @@ __global__ void __launch_bounds__(kThreads, 1)
           wait(&s.empty[stage], parity ^ 1);  // both blocks' consumers are done with it
           expect(&s.full[stage], (kRows + kOutputs) * kDepth);
           load_tile(s.x[stage], &x_map, k * kDepth, row, &s.full[stage]);
-          load_tile_for_both(s.w[stage] + rank * (kOutputs / kCluster) * kDepth, &w_map, k * kDepth,
-                             output, &s.full[stage]);
+          load_tile_for_all<kCluster>(s.w[stage] + rank * (kOutputs / kCluster) * kDepth, &w_map,
+                                      k * kDepth, output, &s.full[stage]);
           advance();
         }
       }
@@ -327,33 +264,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // ---- launcher ----
 
-CUtensorMap tensor_map(const void* data, idx rows, idx width, int box_rows) {
-  static const PFN_cuTensorMapEncodeTiled_v12000 encode = [] {
-    void* f = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault,
-                                           &found),
-          "asking the driver for tensor maps");
-    if (found != cudaDriverEntryPointSuccess)
-      fail(ErrorKind::resource,
-           "the driver has no cuTensorMapEncodeTiled; expected CUDA 12 or newer");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(f);
-  }();
-  CUtensorMap map;
-  const cuuint64_t extents[2] = {static_cast<cuuint64_t>(width), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(width)};
-  const cuuint32_t box[2] = {kDepth, static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
-  const CUresult code =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(data), extents, strides, box,
-             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (code != CUDA_SUCCESS)
-    fail(ErrorKind::resource, "describing rows of bytes to the copy engine: CUDA error " +
-                                  std::to_string(static_cast<int>(code)));
-  return map;
-}
-
 template <class Sum>
 void byte_product(const Launch& l, idx rows, idx in, idx out, const void* x, const void* t,
                   const float* largest, float limit, const float* w_scale, bf16* y) {
@@ -366,8 +276,8 @@ void byte_product(const Launch& l, idx rows, idx in, idx out, const void* x, con
     return true;
   }();
   static_cast<void>(configured);
-  const CUtensorMap x_map = tensor_map(x, rows, in, kRows);
-  const CUtensorMap w_map = tensor_map(t, out, in, kOutputs / kCluster);
+  const CUtensorMap x_map = tensor_map(x, rows, in, in, kRows);
+  const CUtensorMap w_map = tensor_map(t, out, in, in, kOutputs / kCluster);
   const idx tiles =
       (rows + kCluster * kRows - 1) / (kCluster * kRows) * ((out + kOutputs - 1) / kOutputs);
   const auto clusters = static_cast<unsigned>(std::min<idx>(tiles, l.multiprocessors / kCluster));

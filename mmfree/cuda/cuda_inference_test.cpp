@@ -168,6 +168,17 @@ TEST(GpuTileLayout, EachWeightHasItsPlace) {
   EXPECT_EQ(std::count(seen.begin(), seen.end(), 1), cuda::kTileBytes * 4);
 }
 
+// The order of codes that Hopper's products read: within each plane of a tile by half, lane, byte.
+TEST(GpuTileLayout, HopperWordsMeetTheirWeights) {
+  for (int k = 0; k < cuda::kTileInputs; ++k) {
+    const cuda::TilePlace at = cuda::tile_place(0, k);
+    const auto lane = static_cast<int>(at.byte / 16), word = static_cast<int>(at.byte % 16 / 4);
+    const int slot =
+        32 * (at.shift / 2) + 16 * (word / 2) + 4 * lane + static_cast<int>(at.byte % 4);
+    EXPECT_EQ(4 * cuda::hopper_word(k / 4) + k % 4, slot) << k;
+  }
+}
+
 TEST_F(GpuInference, RowsGiveTheCpusBits) {
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(s.hidden);
@@ -177,6 +188,24 @@ TEST_F(GpuInference, RowsGiveTheCpusBits) {
       const std::vector<std::int32_t> ids = test::Random(3).ids(length, s.vocab);
       expect_same(on_cpu(m.cpu, ids), on_gpu(*m.gpu, ids), s.hidden);
     }
+  }
+}
+
+// More rows at a time than passes that give all logits have: the largest products.
+TEST_F(GpuInference, LongPromptsGiveTheCpusBits) {
+  for (const Shape& s : kShapes) {
+    if (s.hidden > 2048) continue;
+    SCOPED_TRACE(s.hidden);
+    Models m(s);
+    const std::vector<std::int32_t> ids =
+        test::Random(12).ids(s.hidden < 2048 ? 1100 : 600, s.vocab);
+    Session cpu(kCtx, m.cpu);
+    const std::vector<float> expected = copy(cpu.prefill(ids));
+    GpuSession gpu(*m.gpu);
+    EXPECT_TRUE(same_bits(expected, copy(gpu.prefill(ids))));
+    const SessionState state = gpu.state();
+    EXPECT_TRUE(same_bits(std::vector<float>(cpu.state().h.begin(), cpu.state().h.end()),
+                          std::vector<float>(state.h.begin(), state.h.end())));
   }
 }
 

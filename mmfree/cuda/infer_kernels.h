@@ -104,18 +104,44 @@ struct Segment {
 void embed_rows(const Launch& l, const DeviceWeights& w, idx rows, const std::int32_t* ids,
                 float* x);
 
+// The order of the codes of 128 inputs: as rows_product reads them.
+enum class CodeOrder { natural, hopper };
+// For products of so many rows on this process's device.
+CodeOrder code_order(idx rows);
+// Where word n of four inputs goes within 128 (n 0..31) in the order `hopper`: word 8 q + 2 p + s
+// of the inputs holds what the tiles of tile_layout.h have in plane p, half s, for lane q.
+constexpr int hopper_word(int n) {
+  return n / 2 % 4 * 8 + n % 2 * 4 + n / 8;
+}
+
+// ops/mlgru for rows of each segment from what the products give.
+struct ScanRows {
+  int segment_count;
+  const Segment* segments;  // on the device
+  int width;
+  idx layer_offset;          // of the layer in a state
+  float* i;                  // (rows, M) before silu; becomes h
+  const float* f;            // (rows, M) before the forget gate
+  const float* bound;        // (M)
+  const std::uint8_t* mask;  // (rows) 0 or 1, or null
+};
+void scan_rows(const Launch& l, const ScanRows& a);
+
 // ops/rmsnorm_quant row by row. With h, first o = gated_norm(x, h) with gain `outer`
-// (ops/gated_norm), which is then quantised without an outer norm.
+// (ops/gated_norm), which is then quantised without an outer norm. With `step`, of which segment n
+// is row n, h is made from its recurrence first and goes nowhere but to the states.
 struct NormRows {
   idx rows;
   int width;
   const float* x;              // (rows, width)
   const float* h;              // (rows, width) or null
+  ScanRows step;               // segment_count 0: none; no mask
   const std::int32_t* row_of;  // (rows) rows of x, or null: all in order
   const float* outer;          // (width) or null
   float outer_eps;
   int projections;  // 1 or 3 (with an outer norm)
   const float* gain[3];
+  CodeOrder order;
   std::int8_t* codes[3];  // (rows, code_stride), zeros up to the next multiple of 128
   int code_stride;
   float* scale[3];   // (rows)
@@ -129,6 +155,7 @@ struct RowsProduct {
   idx rows;
   const std::uint8_t* tiles;
   int out, k_tiles, members, pairs;
+  CodeOrder order;
   const std::int8_t* codes[3];
   int code_stride;
   const float* x_scale[3];
@@ -136,23 +163,12 @@ struct RowsProduct {
   const float* w_scale;  // (members or pairs), on the device
   float* y[3];           // (rows, out)
   bool add;              // y += the product
-  const float* bound;    // (out) or null; with it, of members i, f, g: y[0] = silu(i), y[1] = the
-                         // forget gate, y[2] = g
 };
 void rows_product(const Launch& l, const RowsProduct& a);
+void rows_product_hopper(const Launch& l, const RowsProduct& a);  // of codes in that order
 
-// ops/mlgru from the gates that rows_product makes: i becomes h.
-struct ScanRows {
-  int segment_count;
-  const Segment* segments;  // on the device
-  bool single_steps;        // segment n is row n
-  int width;
-  idx layer_offset;          // of the layer in a state
-  float* i;                  // (rows, M) silu(i)
-  const float* f;            // (rows, M) forget gate
-  const std::uint8_t* mask;  // (rows) 0 or 1, or null; not with single_steps
-};
-void scan_rows(const Launch& l, const ScanRows& a);
+// Whether a kernel may start while the one before it ends (9.0 and newer).
+bool starts_early();
 
 void choose_rows(const Launch& l, idx rows, int vocab, const float* logits, std::int32_t* ids);
 

@@ -174,16 +174,18 @@ struct GpuModel::Engine {
     const float eps = w().eps;
     const auto norm = [&](idx width, const float* x, const float* h, const float* outer,
                           std::initializer_list<const float*> gains, idx rows,
-                          const std::int32_t* row_of) {
+                          const std::int32_t* row_of, const cuda::ScanRows& step = {}) {
       cuda::NormRows a{.rows = rows,
                        .width = static_cast<int>(width),
                        .x = x,
                        .h = h,
+                       .step = step,
                        .row_of = row_of,
                        .outer = outer,
                        .outer_eps = eps,
                        .projections = static_cast<int>(gains.size()),
                        .gain = {},
+                       .order = cuda::code_order(rows),
                        .codes = {s.codes[0], s.codes[1], s.codes[2]},
                        .code_stride = static_cast<int>(round_up(width, cuda::kTileInputs)),
                        .scale = {s.scale[0], s.scale[1], s.scale[2]},
@@ -193,21 +195,21 @@ struct GpuModel::Engine {
     };
     const auto product = [&](const std::uint8_t* from, idx out, idx in, int members, int pairs,
                              const float* scales, std::initializer_list<float*> y, bool add,
-                             idx rows, const float* bound = nullptr) {
+                             idx rows) {
       cuda::RowsProduct a{.rows = rows,
                           .tiles = from,
                           .out = static_cast<int>(out),
                           .k_tiles = static_cast<int>(cuda::input_tiles(in)),
                           .members = members,
                           .pairs = pairs,
+                          .order = cuda::code_order(rows),
                           .codes = {s.codes[0], s.codes[1], s.codes[2]},
                           .code_stride = static_cast<int>(round_up(in, cuda::kTileInputs)),
                           .x_scale = {s.scale[0], s.scale[1], s.scale[2]},
                           .code_sum = {s.code_sum[0], s.code_sum[1], s.code_sum[2]},
                           .w_scale = scales,
                           .y = {},
-                          .add = add,
-                          .bound = bound};
+                          .add = add};
       std::copy(y.begin(), y.end(), a.y);
       cuda::rows_product(l, a);
     };
@@ -219,17 +221,21 @@ struct GpuModel::Engine {
       const std::uint8_t* from = w().tiles + layer * w().layer_tile_bytes;
       norm(d, s.x, nullptr, params + at.attn_norm,
            {params + at.i_norm, params + at.f_norm, params + at.g_in_norm}, p.rows, nullptr);
-      product(from + tiles.mixer_in.offset, m, d, 3, 1, scales, {s.i, s.f, s.g}, false, p.rows,
-              params + at.bound);
-      cuda::scan_rows(l, {.segment_count = p.segments,
-                          .segments = s.segments,
-                          .single_steps = p.single_steps,
-                          .width = static_cast<int>(m),
-                          .layer_offset = layer * m,
-                          .i = s.i,
-                          .f = s.f,
-                          .mask = p.masked ? s.mask : nullptr});
-      norm(m, s.g, s.i, params + at.g_norm, {params + at.o_norm}, p.rows, nullptr);
+      product(from + tiles.mixer_in.offset, m, d, 3, 1, scales, {s.i, s.f, s.g}, false, p.rows);
+      const cuda::ScanRows scan{.segment_count = p.segments,
+                                .segments = s.segments,
+                                .width = static_cast<int>(m),
+                                .layer_offset = layer * m,
+                                .i = s.i,
+                                .f = s.f,
+                                .bound = params + at.bound,
+                                .mask = p.masked ? s.mask : nullptr};
+      if (p.single_steps) {
+        norm(m, s.g, nullptr, params + at.g_norm, {params + at.o_norm}, p.rows, nullptr, scan);
+      } else {
+        cuda::scan_rows(l, scan);
+        norm(m, s.g, s.i, params + at.g_norm, {params + at.o_norm}, p.rows, nullptr);
+      }
       product(from + tiles.mixer_out.offset, d, m, 1, 1, scales + 3, {s.x}, true, p.rows);
       norm(d, s.x, nullptr, params + at.mlp_norm, {params + at.gate_norm}, p.rows, nullptr);
       product(from + tiles.mlp_in.offset, f, d, 1, 2, scales + 4, {s.z}, false, p.rows);

@@ -175,9 +175,7 @@ __global__ void __launch_bounds__(Shape<MT, NT, WM, KS>::kThreads)
         for (int i = 0; i < MT; ++i) {
           const int o = (unit * MT + i) * 16 + lane / 4 + 8 * half;
           if (o >= a.out) continue;
-          float v = scaled_product(acc[i][n][2 * half + e], cs, xs, a.w_scale[member]);
-          if (a.bound != nullptr && member == 0) v = silu(v);
-          if (a.bound != nullptr && member == 1) v = forget_gate(v, a.bound[o]);
+          const float v = scaled_product(acc[i][n][2 * half + e], cs, xs, a.w_scale[member]);
           float* to = y + static_cast<idx>(r) * a.out + o;
           *to = a.add ? *to + v : v;
         }
@@ -202,10 +200,32 @@ void launch(const Launch& l, const RowsProduct& a) {
   rows_product_kernel<MT, NT, WM, KS><<<grid, S::kThreads, S::kShared, l.stream>>>(a);
 }
 
+int compute_capability() {
+  static const int found = [] {
+    int id = 0, major = 0, minor = 0;
+    check(cudaGetDevice(&id), "choosing the GPU");
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id),
+          "asking for the GPU's properties");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id),
+          "asking for the GPU's properties");
+    return 10 * major + minor;
+  }();
+  return found;
+}
+
 }  // namespace
+
+bool starts_early() {
+  return compute_capability() >= 90;
+}
+
+CodeOrder code_order(idx rows) {
+  return compute_capability() == 90 && rows > 8 ? CodeOrder::hopper : CodeOrder::natural;
+}
 
 void rows_product(const Launch& l, const RowsProduct& a) {
   if (a.rows == 0) return;
+  if (a.order == CodeOrder::hopper) return rows_product_hopper(l, a);
   const bool two = a.pairs == 2;
   if (a.rows <= 8) {
     two ? launch<2, 1, 1, 8>(l, a) : launch<1, 1, 1, 8>(l, a);
