@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Speed and memory of inference on an NVIDIA GPU: bench/gpu_inference.sh MMFREE FOLDER
-# One JSON file a measurement; about two minutes on an H200.
+# One JSON file a measurement; about two minutes on an H200, a quarter of it the last line.
 set -euo pipefail
 mmfree=$1
 out=$2
@@ -25,4 +25,4 @@ run batch_1.3b batch --size 1.3b --batch 1,8,64,256 --rounds 5
 for layers in 0 12 24; do
   run offload_370m_$layers decode --size 370m --gpu-layers $layers --rounds 3
 done
-run stream_tiny stream --size tiny --tokens 200000
+run stream_tiny stream --size tiny --tokens 1000000
