@@ -157,9 +157,15 @@ class Worker {
     float* pq = own_.y[0].data();
     product(w.p, b, 0, pq, 2 * kBlockOutputs);
     product(w.q, b, 0, pq + kBlockOutputs, 2 * kBlockOutputs);
+    if (c0 + kBlockOutputs <= f) {  // row by row to where it belongs
+      for (idx r = 0; r < rows_; ++r)
+        p_.kernels.swiglu(kBlockOutputs, pq + 2 * kBlockOutputs * r, s_.z.data() + r * f + c0, 0,
+                          1);
+      return;
+    }
     float* z = own_.y[1].data();
     p_.kernels.swiglu(kBlockOutputs, pq, z, 0, rows_);
-    copy_columns(z, s_.z.data() + c0, f, std::min(kBlockOutputs, f - c0));
+    copy_columns(z, s_.z.data() + c0, f, f - c0);
   }
 
   // x += w * codes
