@@ -230,9 +230,15 @@ class Worker {
     lap(&StageSeconds::norms);
   }
 
+  // Asks for a whole row at once, half of which another core has just written.
+  static void fetch(const float* row, idx width) {
+    for (idx k = 0; k < width; k += 16) __builtin_prefetch(row + k, 0, 3);
+  }
+
   void quantize(const float* x, idx width, const float* outer,
                 std::initializer_list<const float*> gains) {
     const RmsnormQuant a = quantization(x, width, outer, gains);
+    if (alone()) fetch(x, width);
     over_rows([&](idx r) { p_.kernels.rmsnorm_quant(a, r, r + 1); });
   }
 
@@ -246,6 +252,10 @@ class Worker {
                          .eps = static_cast<float>(config_.rms_norm_eps),
                          .o = o};
     const RmsnormQuant codes = quantization(o, m, nullptr, {n.o_norm});
+    if (alone()) {
+      fetch(s_.g.data(), m);
+      fetch(s_.h.data(), m);
+    }
     over_rows([&](idx r) {  // row by row: the second finds it in the cache
       p_.kernels.gated_norm(gate, r, r + 1);
       p_.kernels.rmsnorm_quant(codes, r, r + 1);
