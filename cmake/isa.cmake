@@ -17,8 +17,8 @@ set(MMFREE_FLAGS_avx512 -O3 -mavx2 -mfma -mf16c -mbmi2 -mavx512f -mavx512bw -mav
     -mavx512vnni -mprefer-vector-width=512 -Wno-maybe-uninitialized -Wno-uninitialized -fno-exceptions)
 set(MMFREE_FLAGS_neon -O3 -march=armv8.2-a+dotprod -fno-exceptions)
 set(MMFREE_FLAGS_avxvnni ${MMFREE_FLAGS_avx2} -mavxvnni)
-set(MMFREE_FLAGS_avx512vbmi ${MMFREE_FLAGS_avx512} -mavx512vbmi)
-set(MMFREE_FLAGS_amx ${MMFREE_FLAGS_avx512vbmi} -mgfni -mamx-tile -mamx-int8)
+set(MMFREE_FLAGS_avx512vbmi ${MMFREE_FLAGS_avx512} -mavx512vbmi -mgfni)
+set(MMFREE_FLAGS_amx ${MMFREE_FLAGS_avx512vbmi} -mamx-tile -mamx-int8)
 
 # mmf_isa_sources(OP [ISA...]): adds OP_scalar.cpp and, on x86, OP_avx2.cpp, OP_avx512.cpp and those of the further
 # instruction sets, of the current folder; on ARM, OP_neon.cpp where it is named. What has none is plain loops, which

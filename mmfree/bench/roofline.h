@@ -14,7 +14,8 @@ class MemoryProbe {
  public:
   // Touches `bytes` of memory (rounded to whole parts of the threads).
   MemoryProbe(const Ctx& ctx, idx bytes);
-  // One pass, each thread its own contiguous part: bytes per second.
+  // Two passes, each thread its own contiguous part, with plain loads and with prefetches: bytes
+  // per second of the faster.
   double read(const Ctx& ctx);
 
  private:

@@ -41,5 +41,5 @@ double tile_loop(idx rounds) noexcept {
 }  // namespace mmfree
 
 namespace mmfree::amx {
-const RooflineLoops roofline = {read_loop, tile_loop, f32_loop};
+const RooflineLoops roofline = {read_loop, read_ahead_loop, tile_loop, f32_loop};
 }

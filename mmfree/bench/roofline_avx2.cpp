@@ -16,5 +16,5 @@ struct Simd {
 #include "mmfree/bench/roofline_kernels.h"
 
 namespace mmfree::avx2 {
-const RooflineLoops roofline = {read_loop, int8_loop, f32_loop};
+const RooflineLoops roofline = {read_loop, read_ahead_loop, int8_loop, f32_loop};
 }

@@ -13,5 +13,5 @@ struct Simd {
 #include "mmfree/bench/roofline_kernels.h"
 
 namespace mmfree::avx512 {
-const RooflineLoops roofline = {read_loop, int8_loop, f32_loop};
+const RooflineLoops roofline = {read_loop, read_ahead_loop, int8_loop, f32_loop};
 }

@@ -18,6 +18,23 @@ inline std::uint64_t read_loop(const std::uint8_t* p, idx bytes) noexcept {
   return static_cast<std::uint64_t>(all[0]);
 }
 
+// The same with every line asked for twice ahead of its use, as the products do: on some machines
+// that is faster than the hardware's own prefetch.
+inline std::uint64_t read_ahead_loop(const std::uint8_t* p, idx bytes) noexcept {
+  constexpr idx kLine = 64;
+  constexpr int kVectors = static_cast<int>(kLine / sizeof(typename Simd::Int));
+  typename Simd::Int a[kVectors] = {};
+  for (idx i = 0; i < bytes; i += kLine) {
+#pragma GCC unroll 8
+    for (int k = 0; k < kVectors; ++k) a[k] |= reinterpret_cast<const Simd::Int*>(p + i)[k];
+    __builtin_prefetch(p + i + 1024, 0, 3);
+    __builtin_prefetch(p + i + 20480, 0, 2);
+  }
+  typename Simd::Int all = a[0];
+  for (int k = 1; k < kVectors; ++k) all |= a[k];
+  return static_cast<std::uint64_t>(all[0]);
+}
+
 inline double int8_loop(idx rounds) noexcept {
   typename Simd::Int acc[kChains] = {};
   typename Simd::Int w = {}, x = {};

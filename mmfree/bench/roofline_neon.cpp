@@ -15,5 +15,5 @@ struct Simd {
 #include "mmfree/bench/roofline_kernels.h"
 
 namespace mmfree::neon {
-const RooflineLoops roofline = {read_loop, int8_loop, f32_loop};
+const RooflineLoops roofline = {read_loop, read_ahead_loop, int8_loop, f32_loop};
 }

@@ -22,5 +22,5 @@ struct Simd {
 #include "mmfree/bench/roofline_kernels.h"
 
 namespace mmfree::scalar {
-const RooflineLoops roofline = {read_loop, int8_loop, f32_loop};
+const RooflineLoops roofline = {read_loop, read_ahead_loop, int8_loop, f32_loop};
 }

@@ -8,7 +8,9 @@
 namespace mmfree {
 
 struct RooflineLoops {
-  std::uint64_t (*read)(const std::uint8_t* p, idx bytes) noexcept;  // a multiple of 256 bytes
+  // All of `bytes`, a multiple of 256: plain loads, and with prefetches.
+  std::uint64_t (*read)(const std::uint8_t* p, idx bytes) noexcept;
+  std::uint64_t (*read_ahead)(const std::uint8_t* p, idx bytes) noexcept;
   // The given number of rounds of independent operations; each returns the operations of a round.
   double (*int8)(idx rounds) noexcept;
   double (*f32)(idx rounds) noexcept;

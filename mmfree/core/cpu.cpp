@@ -79,10 +79,10 @@ bool cpu_has(Isa isa) {
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     case Isa::avx512vbmi:
-      return cpu_has(Isa::avx512) && __builtin_cpu_supports("avx512vbmi");
+      return cpu_has(Isa::avx512) && __builtin_cpu_supports("avx512vbmi") &&
+             __builtin_cpu_supports("gfni");
     case Isa::amx: {
-      static const bool usable =
-          cpu_has(Isa::avx512vbmi) && __builtin_cpu_supports("gfni") && may_use_amx();
+      static const bool usable = cpu_has(Isa::avx512vbmi) && may_use_amx();
       return usable;
     }
   }

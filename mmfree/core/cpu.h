@@ -6,7 +6,7 @@ namespace mmfree {
 
 // In ascending order. An x86 CPU of one has all before it but neon, which is ARM's (with the dot
 // product of ARMv8.2), and avxvnni, which AVX-512 takes the place of: an op with an avxvnni variant
-// has an avx512 one. amx: its tiles of int8, with GFNI, which every such CPU has.
+// has an avx512 one. avx512vbmi: with GFNI. amx: its tiles of int8.
 enum class Isa { scalar, neon, avx2, avxvnni, avx512, avx512vbmi, amx };
 
 inline constexpr Isa kAllIsas[] = {Isa::scalar, Isa::neon,       Isa::avx2, Isa::avxvnni,

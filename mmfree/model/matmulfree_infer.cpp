@@ -100,30 +100,21 @@ class Worker {
     float* x = s_.x.data();
     // Token mixer: x += o_proj(gated_norm(g, h))
     quantize(x, config_.hidden_size, n.attn_norm, {n.i_norm, n.f_norm, n.g_in_norm});
-    over_blocks(m, {m, {n.g_norm, n.o_norm}}, [&](idx b) { mixer_in(w, n, layer, b); });
-    touch(w.o);
-    team_.sync();
-    lap(&StageSeconds::mixer_in);
+    over_blocks(w.i, w.o, {m, {n.g_norm, n.o_norm}}, &StageSeconds::mixer_in,
+                [&](idx b) { mixer_in(w, n, layer, b); });
     gate_and_quantize(n, m);
-    over_blocks(w.o.out, {config_.hidden_size, {n.mlp_norm, n.gate_norm}},
-                [&](idx b) { add_product(w.o, b); });
-    touch(w.p);
-    team_.sync();
-    lap(&StageSeconds::mixer_out);
+    over_blocks(w.o, w.p, {config_.hidden_size, {n.mlp_norm, n.gate_norm}},
+                &StageSeconds::mixer_out, [&](idx b) { add_product(w.o, b); });
 
     // Channel mixer: x += down_proj(silu(p) * q)
     quantize(x, config_.hidden_size, n.mlp_norm, {n.gate_norm});
-    over_blocks(w.p.out, {config_.mlp_width(), {n.down_norm}}, [&](idx b) { mlp_in(w, b); });
-    touch(w.down);
-    team_.sync();
-    lap(&StageSeconds::mlp_in);
+    over_blocks(w.p, w.down, {config_.mlp_width(), {n.down_norm}}, &StageSeconds::mlp_in,
+                [&](idx b) { mlp_in(w, b); });
     quantize(s_.z.data(), config_.mlp_width(), nullptr, {n.down_norm});
     const bool last = layer + 1 == config_.num_hidden_layers;
-    over_blocks(w.down.out, {config_.hidden_size, last ? gains_of_head() : gains_of_mixer((&n)[1])},
-                [&](idx b) { add_product(w.down, b); });
-    touch(last ? p_.model.head : (&w)[1].i);
-    team_.sync();
-    lap(&StageSeconds::mlp_out);
+    over_blocks(w.down, last ? p_.model.head : (&w)[1].i,
+                {config_.hidden_size, last ? gains_of_head() : gains_of_mixer((&n)[1])},
+                &StageSeconds::mlp_out, [&](idx b) { add_product(w.down, b); });
   }
 
   void mixer_in(const TiledLayer& w, const PackedLayer& n, idx layer, idx b) {
@@ -166,9 +157,15 @@ class Worker {
     float* pq = own_.y[0].data();
     product(w.p, b, 0, pq, 2 * kBlockOutputs);
     product(w.q, b, 0, pq + kBlockOutputs, 2 * kBlockOutputs);
+    if (c0 + kBlockOutputs <= f) {  // row by row to where it belongs
+      for (idx r = 0; r < rows_; ++r)
+        p_.kernels.swiglu(kBlockOutputs, pq + 2 * kBlockOutputs * r, s_.z.data() + r * f + c0, 0,
+                          1);
+      return;
+    }
     float* z = own_.y[1].data();
     p_.kernels.swiglu(kBlockOutputs, pq, z, 0, rows_);
-    copy_columns(z, s_.z.data() + c0, f, std::min(kBlockOutputs, f - c0));
+    copy_columns(z, s_.z.data() + c0, f, f - c0);
   }
 
   // x += w * codes
@@ -189,11 +186,9 @@ class Worker {
     const idx d = config_.hidden_size;
     rows_ -= p_.first_logit;
     quantize(s_.x.data() + p_.first_logit * d, d, base.norm, {base.head_norm});
-    over_blocks(p_.model.head.out, {}, [&](idx b) {
+    over_blocks(p_.model.head, p_.model.layers[0].i, {}, &StageSeconds::head, [&](idx b) {
       product_to(p_.model.head, b, 0, s_.logits.data(), own_.y[0].data());
     });
-    team_.sync();
-    lap(&StageSeconds::head);
   }
 
   // ---- norms and codes: one row is done by every thread for itself, which is quicker than waiting
@@ -235,9 +230,15 @@ class Worker {
     lap(&StageSeconds::norms);
   }
 
+  // Asks for a whole row at once, half of which another core has just written.
+  static void fetch(const float* row, idx width) {
+    for (idx k = 0; k < width; k += 16) __builtin_prefetch(row + k, 0, 3);
+  }
+
   void quantize(const float* x, idx width, const float* outer,
                 std::initializer_list<const float*> gains) {
     const RmsnormQuant a = quantization(x, width, outer, gains);
+    if (alone()) fetch(x, width);
     over_rows([&](idx r) { p_.kernels.rmsnorm_quant(a, r, r + 1); });
   }
 
@@ -251,6 +252,10 @@ class Worker {
                          .eps = static_cast<float>(config_.rms_norm_eps),
                          .o = o};
     const RmsnormQuant codes = quantization(o, m, nullptr, {n.o_norm});
+    if (alone()) {
+      fetch(s_.g.data(), m);
+      fetch(s_.h.data(), m);
+    }
     over_rows([&](idx r) {  // row by row: the second finds it in the cache
       p_.kernels.gated_norm(gate, r, r + 1);
       p_.kernels.rmsnorm_quant(codes, r, r + 1);
@@ -271,18 +276,35 @@ class Worker {
     return {p_.model.base.norm, p_.model.base.head_norm};
   }
 
-  // This thread's blocks of a stage. Between them the gains of the next norm come nearer, which
-  // weights that stream through have pushed out to memory since the last token.
+  // A stage: f(b) for all blocks of `w` (and of those matrices whose blocks take turns with its),
+  // this thread's own and then what others have left, done when it returns. Between them the gains
+  // of the next norm come nearer, which weights that stream through have pushed out to memory since
+  // the last token. Weights are read in one stream that goes on with those of the next stage.
   template <class F>
-  void over_blocks(idx out, const Gains& next, const F& f) {
-    const idx blocks = tile_blocks(out);
+  void over_blocks(const TileMatrix& w, const TileMatrix& next, const Gains& gains,
+                   double StageSeconds::*stage, const F& f) {
+    const idx blocks = tile_blocks(w.out);
     const idx first = team_.begin(blocks), n = team_.end(blocks) - first;
-    for (idx b = 0; b < n; ++b) {
+    next_ = next.blocks + team_.begin(tile_blocks(next.out)) * next.block_stride;
+    end_ = w.blocks + (first + n) * w.block_stride;
+    Share& mine = s_.shares[static_cast<std::size_t>(team_.rank)];
+    mine.deal(first, first + n);
+    for (idx b = mine.take_first(); b >= 0; b = mine.take_first()) {
       if (alone())
-        for (const float* gain : next.of)
-          prefetch(gain, b * next.width / n, (b + 1) * next.width / n);
-      f(first + b);
+        for (const float* gain : gains.of)
+          prefetch(gain, (b - first) * gains.width / n, (b - first + 1) * gains.width / n);
+      f(b);
     }
+    for (int i = 1; i < team_.size; ++i) {
+      Share& other = s_.shares[static_cast<std::size_t>((team_.rank + i) % team_.size)];
+      for (idx b = other.take_last(); b >= 0; b = other.take_last()) {
+        end_ = w.blocks + b * w.block_stride;  // what is ahead is the next stage
+        f(b);
+      }
+    }
+    touch();
+    team_.sync();
+    lap(stage);
   }
 
   // The cache lines of v[begin, end) towards the second-level cache.
@@ -300,7 +322,9 @@ class Worker {
                         .y = y,
                         .y_stride = y_stride,
                         .add = add,
-                        .scratch = own_.codes.data()});
+                        .scratch = own_.codes.data(),
+                        .end = end_,
+                        .next = next_});
   }
 
   // Block b of y (R, O), through `edge` (R, 64) where the block is not full.
@@ -317,12 +341,12 @@ class Worker {
       std::memcpy(to + r * stride, from + r * kBlockOutputs, static_cast<std::size_t>(n) * 4);
   }
 
-  // Starts reading this thread's first weights of the next stage, which has a norm before it.
-  void touch(const TileMatrix& next) const {
-    const std::uint8_t* p = next.blocks + team_.begin(tile_blocks(next.out)) * next.block_stride;
-    for (idx i = 0; i < kTouchBytes; i += 64) __builtin_prefetch(p + i, 0, i < 2048 ? 3 : 2);
+  // Starts reading this thread's first weights of the next stage, which has a norm before it. The
+  // product may have gone further; not all variants do.
+  void touch() const {
+    for (idx i = 0; i < kTouchBytes; i += 64) __builtin_prefetch(next_ + i, 0, i < 2048 ? 3 : 2);
   }
-  static constexpr idx kTouchBytes = 20480;
+  static constexpr idx kTouchBytes = 6144;
 
   // ---- what is looked at from outside, by thread 0
 
@@ -357,7 +381,9 @@ class Worker {
   InferScratch& s_;
   ThreadScratch& own_;
   const MatmulFreeConfig& config_;
-  idx rows_;  // R
+  idx rows_;                           // R
+  const std::uint8_t* end_ = nullptr;  // of the weights that this thread reads in this stage
+  const std::uint8_t* next_ = nullptr;
   Clock::time_point last_;
 };
 
@@ -390,7 +416,8 @@ InferScratch::InferScratch(const MatmulFreeConfig& c, idx r, idx l, int threads)
       logits(l * c.vocab_size),
       q_scale(3 * r),
       q_sum(3 * r),
-      own(static_cast<std::size_t>(threads)) {
+      own(static_cast<std::size_t>(threads)),
+      shares(static_cast<std::size_t>(threads)) {
   const idx widest = std::max({c.hidden_size, c.mixer_width(), c.mlp_width()});
   for (int k = 0; k < 3; ++k)
     q[k] = Buffer<std::int8_t>(r * (k == 0 ? code_width(c) : code_stride(c.hidden_size)));

@@ -4,9 +4,10 @@
 // token of many sequences at once: all ops work row by row or in order of time, so chunking, the
 // company in a batch and the number of threads change no bit.
 //
-// One team of threads goes through the whole network; each owns the same part of every matrix's
-// outputs at every token and does what follows a product (scan step, gate, residual) on its own
-// outputs at once. Four barriers a block remain: before each product that needs the whole row.
+// One team of threads goes through the whole network; each has the same part of every matrix's
+// outputs at every token, takes blocks of others when it is done first, and does what follows a
+// product (scan step, gate, residual) on its outputs at once. Four barriers a block remain: before
+// each product that needs the whole row.
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -14,6 +15,7 @@
 
 #include "mmfree/core/buffer.h"
 #include "mmfree/core/parallel.h"
+#include "mmfree/core/share.h"
 #include "mmfree/model/tiled.h"
 
 namespace mmfree {
@@ -68,6 +70,7 @@ struct InferScratch {
   Buffer<float> q_scale;       // (3, R)
   Buffer<std::int32_t> q_sum;  // (3, R)
   std::vector<ThreadScratch> own;
+  std::vector<Share> shares;       // of each thread: its blocks of the present stage
   StageSeconds* stages = nullptr;  // adds to it if not null
 };
 std::size_t scratch_bytes(const InferScratch& scratch);

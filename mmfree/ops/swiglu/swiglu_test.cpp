@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cstring>
 #include <vector>
 
 #include "mmfree/ops/swiglu/swiglu_reference.h"
@@ -43,6 +45,26 @@ TEST(Swiglu, EveryVariantEqualsScalarBitForBitAndStaysInBounds) {
         ASSERT_TRUE(test::same_bits(in_place, dpq0)) << "in place, " << isa_name(isa);
       }
     }
+}
+
+// Variants that divide in another way must round as a division does, for every divisor.
+TEST(Swiglu, EveryVariantEqualsScalarForGatesOfEveryKind) {
+  constexpr std::uint32_t kStep = 61;
+  constexpr idx kWidth = 1 << 14;
+  std::vector<float> pq(2 * kWidth, 1.0F), expected(kWidth), z(kWidth);
+  for (std::uint64_t bits = 0; bits < std::uint64_t{1} << 32;) {
+    for (idx k = 0; k < kWidth; ++k, bits += kStep) {
+      const float x = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
+      pq[static_cast<std::size_t>(k)] = x == x ? x : 0.0F;
+    }
+    scalar::swiglu_rows(kWidth, pq.data(), expected.data(), 0, 1);
+    for (const auto& v : swiglu_rows_variants) {
+      if (!cpu_has(v.isa)) continue;
+      v.fn(kWidth, pq.data(), z.data(), 0, 1);
+      ASSERT_EQ(std::memcmp(z.data(), expected.data(), sizeof(float) * kWidth), 0)
+          << isa_name(v.isa) << " before " << bits;
+    }
+  }
 }
 
 TEST(Swiglu, EqualsTheDoubleReferenceForAnyNumberOfThreads) {

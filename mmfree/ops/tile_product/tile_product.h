@@ -23,6 +23,11 @@ struct TileProduct {
   idx y_stride;
   bool add;               // y += the product (a residual) instead of y = the product
   std::uint8_t* scratch;  // tile_scratch_bytes(K), 64-byte aligned
+  // The caller reads on from `end` at `next`: weights that a kernel asks for ahead of their use
+  // come from there, so that the memory does not pause between two matrices. Null: nothing is
+  // known.
+  const std::uint8_t* end = nullptr;
+  const std::uint8_t* next = nullptr;
 };
 
 // Bytes of unpacked codes of one block.

@@ -54,27 +54,11 @@ inline void multiply_tiles() {
 
 // ---- unpacking
 
-// The two bits of each byte from bit kShift on, by one multiplication with a bit matrix.
-template <int kShift>
-inline __m512i two_bits(__m512i v) {
-  constexpr std::uint64_t kMatrix = std::uint64_t{1} << (56 + kShift) | std::uint64_t{2}
-                                                                            << (48 + kShift);
-  return _mm512_gf2p8affine_epi64_epi8(v, _mm512_set1_epi64(static_cast<long long>(kMatrix)), 0);
-}
-
 // 16 outputs of one step to kDigits rows of tiles, `stride` bytes apart.
 template <int kDigits>
-inline void unpack(const std::uint8_t* from, std::uint8_t* to, idx stride) {
-  __m512i v = _mm512_load_si512(from);
-  if constexpr (kDigits == 5) {
-    const Base3 b = split(v);
-    v = b.low;
-    _mm512_store_si512(to + 4 * stride, two_bits<6>(b.high));  // 0, 81, 162 to 0, 1, 2
-  }
-  _mm512_store_si512(to, two_bits<0>(v));
-  _mm512_store_si512(to + stride, two_bits<2>(v));
-  _mm512_store_si512(to + 2 * stride, two_bits<4>(v));
-  _mm512_store_si512(to + 3 * stride, two_bits<6>(v));
+inline void store_digits(const __m512i* digit, std::uint8_t* to, idx stride) {
+#pragma GCC unroll 8
+  for (int p = 0; p < kDigits; ++p) _mm512_store_si512(to + p * stride, digit[p]);
 }
 
 // ---- up to 16 tokens
@@ -99,6 +83,7 @@ inline void up_to_16_tokens(const TileProduct& a) {
   const idx steps = tile_steps(w.format, w.in);
   const idx tiles = (steps + kSteps - 1) / kSteps;
   const std::uint8_t* block = w.blocks + a.block * w.block_stride;
+  const Ahead ahead(a);
   TileShapes shapes;
   for (int t = 0; t <= 4; ++t) shapes.rows[t] = static_cast<std::uint8_t>(a.rows);
   shapes.row_bytes[4] = kInputs;
@@ -112,12 +97,18 @@ inline void up_to_16_tokens(const TileProduct& a) {
   const auto unpack_tile = [&](idx t) {
     std::uint8_t* to = slots + t % kSlots * kSlotBytes;
     const idx last = (t + 1) * kSteps < steps ? (t + 1) * kSteps : steps;
-    for (idx s = t * kSteps; s < last; ++s, to += kDigits * kStepBytes)
+    for (idx s = t * kSteps; s < last; ++s, to += kDigits * kStepBytes) {
+      const std::uint8_t* step = block + s * kStepBytes;
+      const char* far = ahead.of(step);
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) {
-        prefetch(block + s * kStepBytes + 64 * g);
-        unpack<kDigits>(block + s * kStepBytes + 64 * g, to + 64 * g, kStepBytes);
+        __m512i digit[kDigits];
+        digits_of<kDigits>(_mm512_load_si512(step + 64 * g), digit);
+        prefetch_far(far + 64 * g, digit[1]);
+        prefetch_near(step + 64 * g, digit[3]);
+        store_digits<kDigits>(digit, to + 64 * g, kStepBytes);
       }
+    }
   };
   for (idx t = 0; t < kSlotsAhead; ++t) unpack_tile(t);
   for (idx t = 0; t < tiles; ++t) {
@@ -216,9 +207,11 @@ inline void half_block(const TileProduct& a, idx first, idx count, int half) {
     const idx n = steps - s0 < kMostSteps ? steps - s0 : kMostSteps;
     for (idx s = 0; s < n; ++s)
 #pragma GCC unroll 2
-      for (int g = 0; g < 2; ++g)
-        unpack<kDigits>(block + (s0 + s) * kStepBytes + 64 * g,
-                        codes + s * kDigits * kHalfRowBytes + 64 * g, kHalfRowBytes);
+      for (int g = 0; g < 2; ++g) {
+        __m512i digit[kDigits];
+        digits_of<kDigits>(_mm512_load_si512(block + (s0 + s) * kStepBytes + 64 * g), digit);
+        store_digits<kDigits>(digit, codes + s * kDigits * kHalfRowBytes + 64 * g, kHalfRowBytes);
+      }
     // Codes past the end are what the memory holds: their activations are zero.
     const idx tiles = (n * kDigits + 15) / 16;
     const std::int8_t* x = q + s0 * kDigits * 4;
