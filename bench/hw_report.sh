@@ -10,6 +10,9 @@ for size in 370m 1.3b 2.7b; do
   for streams in 1 8; do
     "$mmfree" hw report --random --size $size --streams $streams --json >"$out/report_${size}_b$streams.json"
   done
+  for ports in 2 4; do
+    "$mmfree" hw report --random --size $size --ports $ports --json >"$out/report_${size}_p$ports.json"
+  done
 done
 if [ $# -eq 2 ]; then
   for numerics in integer fixed; do

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Line coverage of hw/rtl over all benches, merged, as JSON: per file and in total. Generated tables (*_rom.sv) are data, an entry a line,
 # and left out: hw_noise_test and hw_generated_files_are_current compare them with their source. Needs a built preset hw.
-# usage: hw/cosim/coverage.sh [BUILD_DIR]
+# The core has two ports there, one stream, and behind the registers one port, two streams. usage: hw/cosim/coverage.sh [BUILD_DIR]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$(realpath "${1:-build/hw}")
@@ -9,14 +9,15 @@ root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/data"
-flags="-std=c++20 -O1 -fopenmp -I$root -DFMT_SHARED -DMMF_RTL_ONE_STREAM -DMMF_RTL_WIDTH=2048 -DMMF_RTL_STATE=4096 -DMMF_RTL_PROGRAM=128"
+if command -v ccache >/dev/null; then export OBJCACHE=ccache; fi
+flags="-std=c++20 -O1 -fopenmp -I$root -DFMT_SHARED -DMMF_RTL_ONE_CORE=2 -DMMF_RTL_ONE_TOP=1 -DMMF_RTL_WIDTH=2048 -DMMF_RTL_STATE=4096 -DMMF_RTL_PROGRAM=128"
 libraries="$build/libmmfree.a -fopenmp -lgtest_main -lgtest -lfmt -lsentencepiece_train -lsentencepiece"
 packages="hw/rtl/generated/mmf_num_pkg.sv hw/rtl/generated/mmf_isa_pkg.sv hw/rtl/generated/mmf_sigmoid_rom.sv hw/rtl/generated/mmf_noise_rom.sv"
 for source in rtl_core_test random_program_test random_program; do
   g++ $flags -c hw/cosim/$source.cpp -o "$work/$source.o"
 done
 verilator --cc --exe --build -j 2 --coverage-line --Mdir "$work/core" --prefix Vmmf_core --top-module mmf_core -Wno-fatal -O1 \
-  -GWidth=2048 -GStateSize=4096 hw/cosim/rtl_core.vlt $packages hw/rtl/mmf_core.sv hw/rtl/mmf_core_*.sv -CFLAGS "$flags" \
+  -GPorts=2 -GWidth=2048 -GStateSize=4096 hw/cosim/rtl_core.vlt $packages hw/rtl/mmf_core.sv hw/rtl/mmf_core_*.sv -CFLAGS "$flags" \
   -LDFLAGS "$work/rtl_core_test.o $work/random_program_test.o $work/random_program.o $libraries" "$root/hw/cosim/rtl_core.cpp" \
   -o test >"$work/log" 2>&1 || { tail -20 "$work/log" >&2; exit 1; }
 verilator --cc --exe --build -j 2 --coverage-line --Mdir "$work/top" --prefix Vmmf_top --top-module mmf_top -Wno-fatal -O1 \

@@ -257,7 +257,8 @@ class Generator {
   void matrix(unsigned epi, std::uint64_t rows) {
     const bool scaled = epi != kEPI_SWISHG && epi != kEPI_MULT && epi != kEPI_ARGMAX;
     const std::uint64_t b = scaled ? scale() : dice_.below(kScalars);
-    const std::uint64_t most = widest_ / kLanes;
+    // A matrix of the widest vectors may have more beats than a small image holds.
+    const std::uint64_t most = std::min(widest_ / kLanes, available() / matrix_beats(rows, 1));
     put(Op::TMM, {{"a", dice_.below(kCodeBanks)},
                   {"b", b},
                   {"len", dice_.chance(40) ? 1 : dice_.between(1, most)},
@@ -271,17 +272,21 @@ class Generator {
     if (keeps_row(epi) && flags_ == 0) known_.best = true;
   }
 
-  static std::uint64_t taken(const Instruction& i) {
+  std::uint64_t taken(const Instruction& i) const {
     switch (i.op()) {
       case Op::LDC:
-        return i.len();
+        return u(n_.padded(static_cast<idx>(i.len())));
       case Op::LDS:
-        return 1;
+        return u(n_.ports);
       case Op::TMM:
-        return (i.field("rows") + kRows - 1) / kRows * i.len();
+        return matrix_beats(i.field("rows"), i.len());
       default:
         return 0;
     }
+  }
+
+  std::uint64_t matrix_beats(std::uint64_t rows, std::uint64_t len) const {
+    return u(n_.matrix_beats(static_cast<idx>(rows), static_cast<idx>(len) * kLanes));
   }
 
   // Moves body_ into the program: the beats that it takes become runs, appended somewhere before
@@ -342,7 +347,8 @@ class Generator {
 
 }  // namespace
 
-std::vector<std::byte> random_program_image(std::uint64_t seed, int streams, std::size_t most) {
+std::vector<std::byte> random_program_image(std::uint64_t seed, int streams, std::size_t most,
+                                            int ports) {
   Dice dice(~seed);
   const std::uint64_t widest = dice.chance(25) ? 10 : 5;
   const auto width = [&] { return static_cast<idx>(dice.between(1, widest)) * kLanes; };
@@ -352,6 +358,7 @@ std::vector<std::byte> random_program_image(std::uint64_t seed, int streams, std
   shape.f = width();
   shape.layers = static_cast<idx>(dice.between(1, 3));
   shape.vocab = static_cast<idx>(dice.between(1, 150));
+  shape.ports = ports;
   const Addresses at = place_sections(shape, most * 16);
   const std::vector<Instruction> program = Generator(seed, shape, at, streams).program(most);
 
@@ -361,7 +368,7 @@ std::vector<std::byte> random_program_image(std::uint64_t seed, int streams, std
   h.isa = kIsaVersion;
   h.lanes = kLanes;
   h.rows = kRows;
-  h.ports = 1;
+  h.ports = static_cast<std::uint32_t>(ports);
   h.d = static_cast<std::uint32_t>(shape.d);
   h.m = static_cast<std::uint32_t>(shape.m);
   h.f = static_cast<std::uint32_t>(shape.f);
@@ -369,7 +376,7 @@ std::vector<std::byte> random_program_image(std::uint64_t seed, int streams, std
   h.vocab = static_cast<std::uint32_t>(shape.vocab);
   h.bos = h.eos = -1;
   const std::uint64_t lengths[kSections] = {
-      program.size() * 16, u(shape.vocab * shape.embedding_row_beats()) * kBeatBytes,
+      program.size() * 16, u(shape.vocab * shape.padded(shape.embedding_row_beats())) * kBeatBytes,
       u(shape.layers * shape.layer_beats()) * kBeatBytes, u(shape.head_beats()) * kBeatBytes, 0};
   std::uint64_t end = kPageBytes;
   for (std::size_t s = 0; s < kSections; ++s) {

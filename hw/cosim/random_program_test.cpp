@@ -31,6 +31,14 @@ Sampling random_sampling(std::uint64_t seed, std::uint64_t token, std::uint64_t 
   return s;
 }
 
+RtlCore::Kind kind_of(std::uint64_t seed) {
+  if (RtlCore::kKinds.size() == 1) return RtlCore::kKinds[0];
+  if (seed % 16 == 1) return {8, 1};
+  if (seed % 4 == 0) return {2, seed % 8 == 0 ? 2 : 1};
+  if (seed % 4 == 1) return {1, 2};
+  return {1, seed % 8 == 3 ? 4 : 1};
+}
+
 TEST(RandomPrograms, AgreeWithTheSimulator) {
   const std::uint64_t first = from_environment("MMF_SEED", 1);
   const std::uint64_t count = from_environment("MMF_PROGRAMS", 60);
@@ -40,17 +48,15 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
   std::map<std::pair<Kind, std::uint64_t>, int> used;  // named values in instructions
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
     SCOPED_TRACE(fmt::format("MMF_PROGRAMS=1 MMF_SEED={}", seed));
-    const int streams = RtlCore::kStreams.size() == 1 ? 1
-                        : seed % 4 == 0               ? 2
-                        : seed % 16 == 1              ? 8
-                                                      : 1;
-    const std::vector<std::byte> bytes = random_program_image(seed, streams, 128);
+    const auto [streams, ports] = kind_of(seed);
+    const std::vector<std::byte> bytes = random_program_image(seed, streams, 128, ports);
     const Image image(bytes, "random program");
     RtlMemory memory;
     memory.seed = seed;
     memory.latency = static_cast<double>(1 + random_bits(seed, 7, 0) % 200);
     memory.beats_per_cycle = random_bits(seed, 7, 1) % 2 == 0 ? 1 : 0.25;
     memory.jitter = static_cast<double>(random_bits(seed, 7, 2) % 4) * 0.2;
+    memory.skew = static_cast<double>(random_bits(seed, 7, 3) % 40);
     Machine machine(Ctx{1}, image, streams);
     RtlCore core(image, memory, streams);
     std::vector<TokenInput> inputs(static_cast<std::size_t>(streams));

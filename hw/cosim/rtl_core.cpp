@@ -12,11 +12,17 @@
 
 #include "Vmmf_core.h"
 #include "Vmmf_core___024root.h"
-#ifndef MMF_RTL_ONE_STREAM
+#ifndef MMF_RTL_ONE_CORE
 #include "Vmmf_core_b2.h"
 #include "Vmmf_core_b2___024root.h"
+#include "Vmmf_core_b2p2.h"
+#include "Vmmf_core_b2p2___024root.h"
 #include "Vmmf_core_b8.h"
 #include "Vmmf_core_b8___024root.h"
+#include "Vmmf_core_p2.h"
+#include "Vmmf_core_p2___024root.h"
+#include "Vmmf_core_p4.h"
+#include "Vmmf_core_p4___024root.h"
 #endif
 #include "mmfree/core/error.h"
 #include "mmfree/core/rng.h"
@@ -33,6 +39,15 @@ struct Burst {
   std::uint64_t address;
   unsigned beats;
   double ready;  // cycle of its first beat
+};
+
+// The memory at a port.
+struct Port {
+  std::deque<Burst> bursts;
+  unsigned beat = 0;  // of the first burst
+  double free = 0;    // cycle in which the next beat may come
+  double ideal = 0;
+  bool gives = false;  // in this cycle
 };
 
 // `width` (at most 32) bits of a port or a memory's word from bit `at`, whatever type Verilator
@@ -75,7 +90,7 @@ struct RtlCore::Impl {
 
 namespace {
 
-template <class Top, int streams>
+template <class Top, int streams, int ports>
 struct Core final : RtlCore::Impl {
   Core(const Image& i, const RtlMemory& m) : image(i), memory(m), top(&context) {}
 
@@ -88,13 +103,12 @@ struct Core final : RtlCore::Impl {
   }
 #endif
   static constexpr auto kB = static_cast<std::size_t>(streams);
+  static constexpr auto kP = static_cast<std::size_t>(ports);
   const Image& image;
   RtlMemory memory;
   VerilatedContext context;
   Top top;
-  std::deque<Burst> bursts;
-  unsigned beat = 0;  // of the first burst
-  double port_free = 0;
+  std::array<Port, kP> port;
   std::uint64_t cycle = 0;
   std::deque<Retired> expected[4];  // LD, VEC, SFU, TMM
 
@@ -107,47 +121,67 @@ struct Core final : RtlCore::Impl {
   }
 
   void clock() {
-    // What the memory shows in this cycle.
     top.rvalid_i = 0;
     top.rlast_i = 0;
-    double ideal = port_free;
-    if (!bursts.empty()) ideal = std::max(ideal, bursts.front().ready);
-    const auto now = static_cast<double>(cycle);
-    const bool give = !bursts.empty() && now >= ideal && !stall(0);
-    if (give) {
-      const Burst& b = bursts.front();
-      const std::uint64_t at = b.address + std::uint64_t{beat} * kBeatBytes;
-      std::memcpy(&top.rdata_i, image.bytes().data() + at, kBeatBytes);
-      top.rvalid_i = 1;
-      top.rlast_i = beat + 1 == b.beats;
-    }
-    top.arready_i = !stall(1);
+    top.arready_i = 0;
+    for (std::size_t p = 0; p < kP; ++p) show(p);
     top.eval();
-    const bool ask = top.arvalid_o != 0 && top.arready_i != 0;
-    const std::uint64_t address = top.araddr_o;
-    const unsigned beats = top.arlen_o + 1U;
+    for (std::size_t p = 0; p < kP; ++p)
+      if (bits_at(top.arvalid_o, p, 1) != 0 && bits_at(top.arready_i, p, 1) != 0) accept(p);
     top.clk_i = 1;
     top.eval();
     top.clk_i = 0;
     top.eval();
-    if (give) {
-      port_free = (now - ideal < 1 ? ideal : now) + 1 / memory.beats_per_cycle;
-      if (++beat == bursts.front().beats) {
-        bursts.pop_front();
-        beat = 0;
+    for (Port& m : port) {
+      if (!m.gives) continue;
+      m.free = (static_cast<double>(cycle) - m.ideal < 1 ? m.ideal : static_cast<double>(cycle)) +
+               1 / memory.beats_per_cycle;
+      if (++m.beat == m.bursts.front().beats) {
+        m.bursts.pop_front();
+        m.beat = 0;
       }
     }
-    if (ask) {
-      const std::uint64_t end = address + std::uint64_t{beats} * kBeatBytes;
-      if (end > image.bytes().size())
-        fail(ErrorKind::numeric,
-             fmt::format("the RTL reads {} beats at byte {}, outside the image", beats, address));
-      if (address / kPageBytes != (end - 1) / kPageBytes)
-        fail(ErrorKind::numeric,
-             fmt::format("the RTL's burst of {} beats at byte {} crosses 4 KiB", beats, address));
-      bursts.push_back({address, beats, now + memory.latency});
-    }
     ++cycle;
+  }
+
+  // What the memory at port p shows in this cycle. It holds beats p, p + ports, ... of the image,
+  // with zeros behind the end.
+  void show(std::size_t p) {
+    Port& m = port[p];
+    m.ideal = m.bursts.empty() ? m.free : std::max(m.free, m.bursts.front().ready);
+    m.gives = !m.bursts.empty() && static_cast<double>(cycle) >= m.ideal && !stall(2 * p);
+    if (m.gives) {
+      const Burst& b = m.bursts.front();
+      const std::uint64_t at = ((b.address / kBeatBytes + m.beat) * kP + p) * kBeatBytes;
+      std::uint32_t data[kBeatBytes / 4] = {};
+      if (at < image.bytes().size())
+        std::memcpy(data, image.bytes().data() + at,
+                    std::min<std::size_t>(kBeatBytes, image.bytes().size() - at));
+      for (std::size_t k = 0; k < kBeatBytes / 4; ++k)
+        top.rdata_i[kBeatBytes / 4 * p + k] = data[k];
+      set_bits_at(top.rvalid_i, p, 1, 1);
+      set_bits_at(top.rlast_i, p, 1, m.beat + 1 == b.beats ? 1 : 0);
+    }
+    set_bits_at(top.arready_i, p, 1, stall(2 * p + 1) ? 0 : 1);
+  }
+
+  void accept(std::size_t p) {
+    const std::uint64_t address = bits_at(top.araddr_o, 38 * p, 32) |
+                                  std::uint64_t{bits_at(top.araddr_o, 38 * p + 32, 6)} << 32;
+    const unsigned beats = bits_at(top.arlen_o, 8 * p, 8) + 1U;
+    const std::uint64_t end = address + std::uint64_t{beats} * kBeatBytes;
+    // Sections are padded to pages and wide beats are part of pages, so that only the last may go
+    // beyond the end.
+    if (end > (image.bytes().size() + kP * kBeatBytes - 1) / (kP * kBeatBytes) * kBeatBytes)
+      fail(ErrorKind::numeric,
+           fmt::format("the RTL reads {} beats at byte {} of port {}, outside the image", beats,
+                       address, p));
+    if (address / kPageBytes != (end - 1) / kPageBytes)
+      fail(ErrorKind::numeric,
+           fmt::format("the RTL's burst of {} beats at byte {} of port {} crosses 4 KiB", beats,
+                       address, p));
+    const double latency = memory.latency + memory.skew * static_cast<double>(p);
+    port[p].bursts.push_back({address, beats, static_cast<double>(cycle) + latency});
   }
 
   // The sequencer's state in this cycle, before the clock edge.
@@ -364,13 +398,25 @@ struct Core final : RtlCore::Impl {
 };
 
 std::unique_ptr<RtlCore::Impl> make_core(const Image& image, const RtlMemory& memory, int streams) {
-  if (streams == 1) return std::make_unique<Core<Vmmf_core, 1>>(image, memory);
-#ifndef MMF_RTL_ONE_STREAM
-  if (streams == 2) return std::make_unique<Core<Vmmf_core_b2, 2>>(image, memory);
-  if (streams == 8) return std::make_unique<Core<Vmmf_core_b8, 8>>(image, memory);
+  const RtlCore::Kind kind{streams, static_cast<int>(image.header().ports)};
+#ifdef MMF_RTL_ONE_CORE
+  if (RtlCore::exists(kind))
+    return std::make_unique<Core<Vmmf_core, 1, MMF_RTL_ONE_CORE>>(image, memory);
+#else
+  const auto is = [&](int s, int p) { return kind == RtlCore::Kind{s, p}; };
+  if (is(1, 1)) return std::make_unique<Core<Vmmf_core, 1, 1>>(image, memory);
+  if (is(2, 1)) return std::make_unique<Core<Vmmf_core_b2, 2, 1>>(image, memory);
+  if (is(8, 1)) return std::make_unique<Core<Vmmf_core_b8, 8, 1>>(image, memory);
+  if (is(1, 2)) return std::make_unique<Core<Vmmf_core_p2, 1, 2>>(image, memory);
+  if (is(2, 2)) return std::make_unique<Core<Vmmf_core_b2p2, 2, 2>>(image, memory);
+  if (is(1, 4)) return std::make_unique<Core<Vmmf_core_p4, 1, 4>>(image, memory);
 #endif
-  fail(ErrorKind::config,
-       fmt::format("{}: {} streams; cores are compiled for 1, 2 and 8", image.name(), streams));
+  std::string compiled;
+  for (const RtlCore::Kind& k : RtlCore::kKinds)
+    compiled += fmt::format("{}{} and {}", compiled.empty() ? "" : ", ", k.streams, k.ports);
+  fail(ErrorKind::config, fmt::format("{}: {} stream(s) and {} memory port(s); RTL cores are "
+                                      "compiled for streams and ports {}",
+                                      image.name(), kind.streams, kind.ports, compiled));
 }
 
 }  // namespace
@@ -388,6 +434,10 @@ RtlCore::RtlCore(const Image& image, const RtlMemory& memory, int streams)
 }
 
 RtlCore::~RtlCore() = default;
+
+bool RtlCore::exists(Kind kind) {
+  return std::find(kKinds.begin(), kKinds.end(), kind) != kKinds.end();
+}
 
 const RtlCounters& RtlCore::counters() const {
   return impl_->counters;

@@ -1,6 +1,6 @@
 #pragma once
-// The RTL of the core as compiled by Verilator, with a memory on its AXI port, in lock-step with
-// the instruction-set simulator.
+// The RTL of the core as compiled by Verilator, with a memory on each of its AXI ports, in
+// lock-step with the instruction-set simulator.
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -11,13 +11,15 @@
 
 namespace mmfree::hw {
 
-// A memory that answers reads in order: `latency` cycles from a request to its first beat, then one
-// beat in 1 / beats_per_cycle cycles. `jitter` (0..1): the share of cycles in which it neither
-// takes a request nor gives a beat.
+// What each port reads from, a memory that answers in order: `latency` cycles from a request to its
+// first beat, then one beat in 1 / beats_per_cycle cycles. `jitter` (0..1): the share of cycles in
+// which it neither takes a request nor gives a beat, other cycles at each port. `skew`: cycles of
+// latency that each port has more than the one before.
 struct RtlMemory {
   double latency = 100;
   double beats_per_cycle = 1;
   double jitter = 0;
+  double skew = 0;
   std::uint64_t seed = 1;
 };
 
@@ -35,15 +37,21 @@ using StallCounts = std::array<std::array<std::uint64_t, kStalls>, 16>;  // [ope
 
 class RtlCore {
  public:
-  // The numbers of streams that cores are compiled for; the search for faults compiles one only.
-#ifdef MMF_RTL_ONE_STREAM
-  static constexpr std::array<int, 1> kStreams = {1};
+  // What cores are compiled for; the search for faults and coverage compile one only, for one
+  // stream and so many ports.
+  struct Kind {
+    int streams, ports;
+    bool operator==(const Kind&) const = default;
+  };
+#ifdef MMF_RTL_ONE_CORE
+  static constexpr std::array<Kind, 1> kKinds = {{{1, MMF_RTL_ONE_CORE}}};
 #else
-  static constexpr std::array<int, 3> kStreams = {1, 2, 8};
+  static constexpr std::array<Kind, 6> kKinds = {{{1, 1}, {2, 1}, {8, 1}, {1, 2}, {2, 2}, {1, 4}}};
 #endif
+  static bool exists(Kind kind);
 
-  // Throws a config Error if no compiled core has `streams` or it is too small for the image. The
-  // image must outlive this.
+  // Throws a config Error if no compiled core has `streams` and the image's ports, or it is too
+  // small for the image. The image must outlive this.
   RtlCore(const Image& image, const RtlMemory& memory, int streams = 1);
   ~RtlCore();
 

@@ -15,7 +15,8 @@ namespace mmfree::hw {
 namespace {
 
 struct TestImage {
-  TestImage(idx d, idx f, idx layers, idx vocab, std::uint64_t seed, int streams = 1) {
+  TestImage(idx d, idx f, idx layers, idx vocab, std::uint64_t seed, int streams = 1,
+            int ports = 1) {
     MatmulFreeConfig c;
     c.hidden_size = d;
     c.intermediate_size = f;
@@ -23,7 +24,7 @@ struct TestImage {
     c.vocab_size = vocab;
     c.bos_token_id.reset();
     c.eos_token_id.reset();
-    write_image(Ctx{1}, random_fixed_model(c, seed), path, streams);
+    write_image(Ctx{1}, random_fixed_model(c, seed), path, streams, {}, ports);
     file = std::make_unique<ImageFile>(path);
   }
   ~TestImage() { std::filesystem::remove(path); }
@@ -37,56 +38,72 @@ struct Case {
   RtlMemory memory;
 };
 
+// Numbers of ports that a core for one stream is compiled for.
+std::vector<int> ports_of_one_stream() {
+  std::vector<int> r;
+  for (const RtlCore::Kind& k : RtlCore::kKinds)
+    if (k.streams == 1) r.push_back(k.ports);
+  return r;
+}
+
 TEST(RtlCore, EqualsTheSimulatorAfterEveryInstruction) {
   const Case cases[] = {
       {64, 64, 1, 3, {}},
       {64, 192, 2, 7, {.latency = 3}},
-      {128, 320, 2, 33, {.latency = 60, .beats_per_cycle = 0.85}},
+      {128, 320, 2, 33, {.latency = 60, .beats_per_cycle = 0.85, .skew = 3}},
       {320, 832, 2, 257, {.latency = 100, .beats_per_cycle = 1, .jitter = 0.3, .seed = 5}},
-      {192, 64, 3, 100, {.latency = 400, .beats_per_cycle = 0.3, .jitter = 0.1, .seed = 6}},
+      {192,
+       64,
+       3,
+       100,
+       {.latency = 400, .beats_per_cycle = 0.3, .jitter = 0.1, .skew = 150, .seed = 6}},
   };
-  for (const Case& c : cases) {
-    const TestImage t(c.d, c.f, c.layers, c.vocab, 11);
-    Machine machine(Ctx{1}, t.file->image);
-    RtlCore core(t.file->image, c.memory);
-    std::int32_t token = 0;
-    for (int n = 0; n < 6; ++n) {
-      const bool logits = n != 1;
-      Sampling draws = sampling(n % 3 == 2 ? 0 : 0.5 * n, 7);  // tokens 0, 2 and 5: the likeliest
-      draws.position = static_cast<std::uint32_t>(n);
-      const std::int32_t next = core.run({token, n == 0 || n == 4, draws}, logits, &machine);
-      if (!logits) continue;
-      ASSERT_EQ(next, machine.next_token(0)) << c.d;
-      token = static_cast<std::int32_t>((next + n) % c.vocab);
+  for (const int ports : ports_of_one_stream())
+    for (const Case& c : cases) {
+      SCOPED_TRACE(ports);
+      const TestImage t(c.d, c.f, c.layers, c.vocab, 11, 1, ports);
+      Machine machine(Ctx{1}, t.file->image);
+      RtlCore core(t.file->image, c.memory);
+      std::int32_t token = 0;
+      for (int n = 0; n < 6; ++n) {
+        const bool logits = n != 1;
+        Sampling draws = sampling(n % 3 == 2 ? 0 : 0.5 * n, 7);  // tokens 0, 2, 5: the likeliest
+        draws.position = static_cast<std::uint32_t>(n);
+        const std::int32_t next = core.run({token, n == 0 || n == 4, draws}, logits, &machine);
+        if (!logits) continue;
+        ASSERT_EQ(next, machine.next_token(0)) << c.d;
+        token = static_cast<std::int32_t>((next + n) % c.vocab);
+      }
+      EXPECT_GT(core.counters().compared, 100U);
     }
-    EXPECT_GT(core.counters().compared, 100U);
-  }
 }
 
 TEST(RtlCore, TakesTheCyclesOfTheCycleModel) {
   const Case cases[] = {
       {128, 320, 2, 33, {}}, {512, 1536, 2, 600, {}}, {320, 832, 2, 257, {.latency = 30}}};
-  for (const Case& c : cases) {
-    const TestImage t(c.d, c.f, c.layers, c.vocab, 2);
-    RtlCore core(t.file->image, c.memory);
-    for (const bool logits : {true, false}) {
-      core.run({1, true}, logits, nullptr);
-      const CycleReport model =
-          count_cycles(t.file->image.program(), t.file->image.shape(), logits, {},
-                       {.latency = c.memory.latency, .beats_per_cycle = 1});
-      EXPECT_EQ(core.counters().tile_beats, model.weight_beats);
-      const auto cycles = static_cast<double>(core.counters().cycles);
-      EXPECT_NEAR(cycles, static_cast<double>(model.cycles), 0.005 * cycles + 4)
-          << c.d << " " << logits;
+  for (const int ports : ports_of_one_stream())
+    for (const Case& c : cases) {
+      const TestImage t(c.d, c.f, c.layers, c.vocab, 2, 1, ports);
+      RtlCore core(t.file->image, c.memory);
+      for (const bool logits : {true, false}) {
+        core.run({1, true}, logits, nullptr);
+        const CycleReport model =
+            count_cycles(t.file->image.program(), t.file->image.shape(), logits, {},
+                         {.latency = c.memory.latency, .beats_per_cycle = 1});
+        EXPECT_EQ(core.counters().tile_beats, model.weight_beats);
+        const auto cycles = static_cast<double>(core.counters().cycles);
+        EXPECT_NEAR(cycles, static_cast<double>(model.cycles), 0.005 * cycles + 4)
+            << c.d << " " << logits << " " << ports;
+      }
     }
-  }
 }
 
 // Streams that began at different times, and one that starts anew, share every weight beat.
 TEST(RtlCore, StreamsShareTheWeights) {
-  for (const int streams : {2, 8}) {
+  for (const auto& [streams, ports] : RtlCore::kKinds) {
+    if (streams == 1) continue;
     const auto n = static_cast<std::size_t>(streams);
-    const TestImage t(192, 320, 2, 50, 4, streams);
+    const TestImage t(192, 320, 2, 50, 4, streams, ports);
     Machine machine(Ctx{1}, t.file->image, streams);
     RtlCore core(t.file->image, {.latency = 40, .beats_per_cycle = 0.9, .jitter = 0.1}, streams);
     std::vector<TokenInput> inputs(n);
@@ -120,6 +137,16 @@ TEST(RtlCore, ReportsImagesThatDoNotFit) {
   const TestImage wide(64, 8256, 1, 3, 1);
   EXPECT_THROW(RtlCore(wide.file->image, {}), Error);
   EXPECT_THROW(RtlCore(t.file->image, {}, 3), Error);
+}
+
+TEST(RtlCore, RefusesPortsThatNoCoreHas) {
+  const TestImage t(64, 64, 1, 3, 1, 1, 8);
+  try {
+    RtlCore core(t.file->image, {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("8 memory port(s)"), std::string::npos) << e.what();
+  }
 }
 
 }  // namespace

@@ -10,7 +10,12 @@
 #include <filesystem>
 #include <string>
 
+#ifdef MMF_RTL_ONE_TOP
 #include "Vmmf_top.h"
+#else
+#include "Vmmf_top_p1.h"
+#include "Vmmf_top_p2.h"
+#endif
 #include "mmfree/core/error.h"
 #include "mmfree/hw/compile.h"
 #include "mmfree/hw/machine.h"
@@ -23,16 +28,24 @@ constexpr std::uint64_t kStart = 1, kLoad = 2, kLogits = 4;
 constexpr std::uint32_t kControl = 0, kStatus = 4, kBytes = 8, kFresh = 0x10, kToken = 0x400,
                         kDraws = 0x1000;
 
-// A host with a memory of its own.
-struct Host {
-  explicit Host(std::vector<std::byte> bytes) : memory(std::move(bytes)), top(&context) {
+template <class Verilated, std::size_t n>
+struct Kind {
+  using Top = Verilated;
+  static constexpr std::size_t ports = n;
+};
+
+// A host with a memory of its own at each port: port p has beats p, p + ports, ... of the image.
+template <class T>
+struct Accelerator {
+  static constexpr std::size_t kPorts = T::ports;
+  explicit Accelerator(std::vector<std::byte> bytes) : memory(std::move(bytes)), top(&context) {
     top.rst_ni = 0;
     for (int k = 0; k < 3; ++k) clock();
     top.rst_ni = 1;
     clock();
   }
 #if VM_COVERAGE
-  ~Host() {
+  ~Accelerator() {
     static int n = 0;
     if (const char* folder = std::getenv("MMF_COVERAGE"))
       context.coveragep()->write(
@@ -41,25 +54,41 @@ struct Host {
 #endif
   VerilatedContext context;
   std::vector<std::byte> memory;
-  Vmmf_top top;
-  std::deque<std::pair<std::uint64_t, bool>> beats;  // address, last of its burst
+  typename T::Top top;
+  std::deque<std::pair<std::uint64_t, bool>> beats[kPorts];  // address, last of its burst
 
-  void clock() {
-    top.rvalid_i = beats.empty() ? 0 : 1;
-    if (!beats.empty()) {
-      const auto [at, last] = beats.front();
-      std::memset(&top.rdata_i, 0, 64);
-      if (at < memory.size())
-        std::memcpy(&top.rdata_i, memory.data() + at,
-                    std::min<std::size_t>(64, memory.size() - at));
-      top.rlast_i = last;
-      beats.pop_front();
+  template <class V>
+  static std::uint32_t field(const V& v, std::size_t at, std::size_t width) {
+    std::uint64_t r = 0;
+    if constexpr (std::is_integral_v<V>) {
+      r = std::uint64_t{v} >> at;
+    } else {
+      r = (std::uint64_t{v[at / 32]} | std::uint64_t{v[at / 32 + 1]} << 32) >> at % 32;
     }
-    top.arready_i = 1;
+    return static_cast<std::uint32_t>(r & ((std::uint64_t{1} << width) - 1));
+  }
+  void clock() {
+    top.rvalid_i = top.rlast_i = 0;
+    for (std::size_t p = 0; p < kPorts; ++p) {
+      if (beats[p].empty()) continue;
+      const auto [address, last] = beats[p].front();
+      const std::size_t at = (address / 64 * kPorts + p) * 64;
+      std::uint32_t data[16] = {};
+      if (at < memory.size())
+        std::memcpy(data, memory.data() + at, std::min<std::size_t>(64, memory.size() - at));
+      for (std::size_t k = 0; k < 16; ++k) top.rdata_i[16 * p + k] = data[k];
+      top.rvalid_i |= 1U << p;
+      top.rlast_i |= (last ? 1U : 0U) << p;
+      beats[p].pop_front();
+    }
+    top.arready_i = (1U << kPorts) - 1;
     top.eval();
-    if (top.arvalid_o != 0)
-      for (unsigned k = 0; k <= top.arlen_o; ++k)
-        beats.emplace_back(top.araddr_o + 64 * k, k == top.arlen_o);
+    for (std::size_t p = 0; p < kPorts; ++p) {
+      if ((top.arvalid_o >> p & 1U) == 0) continue;
+      const std::uint64_t address = field(top.araddr_o, 38 * p, 32);
+      const unsigned length = field(top.arlen_o, 8 * p, 8);
+      for (unsigned k = 0; k <= length; ++k) beats[p].emplace_back(address + 64 * k, k == length);
+    }
     top.clk_i = 1;
     top.eval();
     top.clk_i = 0;
@@ -119,7 +148,8 @@ struct Host {
   }
 };
 
-std::vector<std::byte> image_bytes(idx d, idx f, idx layers, idx vocab, int streams = kStreams) {
+std::vector<std::byte> image_bytes(idx d, idx f, idx layers, idx vocab, int ports,
+                                   int streams = kStreams) {
   MatmulFreeConfig c;
   c.hidden_size = d;
   c.intermediate_size = f;
@@ -129,7 +159,7 @@ std::vector<std::byte> image_bytes(idx d, idx f, idx layers, idx vocab, int stre
   c.eos_token_id.reset();
   const std::filesystem::path path =
       std::filesystem::temp_directory_path() / ("mmfree_top_" + std::to_string(getpid()) + ".mmh");
-  write_image(Ctx{1}, random_fixed_model(c, 3), path, streams);
+  write_image(Ctx{1}, random_fixed_model(c, 3), path, streams, {}, ports);
   std::vector<std::byte> bytes;
   {
     const MappedFile file(path);
@@ -150,15 +180,29 @@ void seal(std::vector<std::byte>& bytes) {
   std::memcpy(bytes.data(), &h, sizeof h);
 }
 
-TEST(RtlTop, LoadsAnImageAndRunsTokens) {
-  const std::vector<std::byte> bytes = image_bytes(128, 192, 2, 40);
+#ifdef MMF_RTL_ONE_TOP
+using Kinds = testing::Types<Kind<Vmmf_top, MMF_RTL_ONE_TOP>>;
+#else
+using Kinds = testing::Types<Kind<Vmmf_top_p1, 1>, Kind<Vmmf_top_p2, 2>>;
+#endif
+template <class T>
+struct RtlTop : testing::Test {
+  using Host = Accelerator<T>;
+  static constexpr int kPorts = T::ports;
+};
+TYPED_TEST_SUITE(RtlTop, Kinds);
+
+TYPED_TEST(RtlTop, LoadsAnImageAndRunsTokens) {
+  using Host = typename TestFixture::Host;
+  constexpr int kPorts = TestFixture::kPorts;
+  const std::vector<std::byte> bytes = image_bytes(128, 192, 2, 40, kPorts);
   const Image image(bytes, "test");
   Machine machine(Ctx{1}, image, kStreams);
   Host host(bytes);
   EXPECT_EQ(host.command(kStart), kERROR_NOT_LOADED);
   ASSERT_EQ(host.load(), kERROR_NONE);
   EXPECT_EQ(host.read(kStatus) >> 1 & 1U, 1U);
-  EXPECT_EQ(host.read(0x14) & 255U, static_cast<unsigned>(kStreams));
+  EXPECT_EQ(host.read(0x14), static_cast<unsigned>(kStreams | kPorts << 8));
   std::vector<TokenInput> inputs = {{3, true}, {17, true}};
   for (int t = 0; t < 6; ++t) {
     std::uint32_t fresh = 0;
@@ -201,8 +245,10 @@ TEST(RtlTop, LoadsAnImageAndRunsTokens) {
   EXPECT_EQ(host.read(kStatus) & 1U, 1U);
 }
 
-TEST(RtlTop, RefusesBadImages) {
-  const std::vector<std::byte> good = image_bytes(64, 64, 1, 9);
+TYPED_TEST(RtlTop, RefusesBadImages) {
+  using Host = typename TestFixture::Host;
+  constexpr int kPorts = TestFixture::kPorts;
+  const std::vector<std::byte> good = image_bytes(64, 64, 1, 9, kPorts);
   ImageHeader h;
   std::memcpy(&h, good.data(), sizeof h);
   const auto changed = [&](std::size_t at, bool sealed) {
@@ -218,7 +264,7 @@ TEST(RtlTop, RefusesBadImages) {
   EXPECT_EQ(changed(40, false), kERROR_HEADER_CRC);
   EXPECT_EQ(changed(190, false), kERROR_HEADER_CRC);
   EXPECT_EQ(changed(16, true), kERROR_SHAPE);
-  EXPECT_EQ(changed(52, true), kERROR_SHAPE);  // ports
+  EXPECT_EQ(changed(52, true), kERROR_PORTS);
   EXPECT_EQ(changed(24, true), kERROR_SHAPE);
   for (const std::size_t s : {0U, 1U, 2U, 3U}) {
     EXPECT_EQ(changed(h.sections[s].offset, false), kERROR_SECTION_CRC) << s;
@@ -233,13 +279,18 @@ TEST(RtlTop, RefusesBadImages) {
   }
   const std::vector<std::byte> cut(good.begin(), good.end() - 1);
   EXPECT_EQ(Host(cut).load(), kERROR_LENGTH);
+  for (const int ports : {1, 2, 4, 8})
+    EXPECT_EQ(Host(image_bytes(64, 64, 1, 9, ports)).load(),
+              ports == kPorts ? kERROR_NONE : kERROR_PORTS);
   // Sound images that this core is too small for: too wide, too many layers.
-  EXPECT_EQ(Host(image_bytes(64, 448, 1, 5)).load(), kERROR_SHAPE);
-  EXPECT_EQ(Host(image_bytes(128, 64, 9, 5)).load(), kERROR_SHAPE);
+  EXPECT_EQ(Host(image_bytes(64, 448, 1, 5, kPorts)).load(), kERROR_SHAPE);
+  EXPECT_EQ(Host(image_bytes(128, 64, 9, 5, kPorts)).load(), kERROR_SHAPE);
 }
 
-TEST(RtlTop, RefusesBadPrograms) {
-  const std::vector<std::byte> good = image_bytes(64, 64, 1, 9);
+TYPED_TEST(RtlTop, RefusesBadPrograms) {
+  using Host = typename TestFixture::Host;
+  constexpr int kPorts = TestFixture::kPorts;
+  const std::vector<std::byte> good = image_bytes(64, 64, 1, 9, kPorts);
   ImageHeader h;
   std::memcpy(&h, good.data(), sizeof h);
   const Image image(good, "good");
@@ -283,8 +334,9 @@ TEST(RtlTop, RefusesBadPrograms) {
   with(Op::HALT, 0, 8, 0, kERROR_PROGRAM);
   with(Op::WST, 80, 32, 0, kERROR_STREAM);
   Instruction more = image.program()[at(Op::WST)];
-  more.set_bits(80, 32, more.field("beats") + 1);
+  more.set_bits(80, 32, more.field("beats") + kPorts);
   changed(at(Op::WST), more, kERROR_STREAM);
+  if (kPorts > 1) with(Op::WST, 80, 32, kPorts + 1, kERROR_OPERAND);
 }
 
 }  // namespace

@@ -1,9 +1,13 @@
-// The accelerator's core for one 512-bit port: sequencer with scoreboard, prefetcher, load unit, vector unit, scalar
+// The accelerator's core: sequencer with scoreboard, prefetchers, load unit, vector unit, scalar
 // unit, ternary tile and epilogue, and all activations and state in memories of its own. docs/hardware.md is the contract:
 // instructions issue in order, units overlap, hazards are between different units only.
 //
 // Streams: sequences that run the program in lock-step and share every weight beat. What a stream has of its own lies side by side
 // in the words of the same memories, because all streams use the same addresses in the same cycle.
+//
+// Ports: memory ports of 512 bits, each with a prefetcher and a tile. Port p has beats p, p + Ports, ... of the image in its own memory.
+// All give and take in the same cycle, so the core sees one stream of wide beats, Ports x 64 bytes; the tiles share the codes, a group has
+// 5 x Ports rows, and a load takes the beats of a wide one in steps.
 //
 // Host: write the program (prog_*), then for each token: token_i, fresh_i, how to draw, logits_i with start_i; done_o pulses when HALT has
 // retired or an instruction cannot be executed (error_o, error_pc_o; then only reset helps). token_o is the next token if logits_i was
@@ -13,7 +17,8 @@ module mmf_core #(
   parameter int StateSize = 768,   // layers x mixer width
   parameter int ProgramSize = 128,
   parameter int FifoBeats = 256,
-  parameter int Streams   = 1      // at most 256
+  parameter int Streams   = 1,     // at most 256
+  parameter int Ports     = 1      // 1, 2, 4 or 8
 ) (
   input  logic         clk_i,
   input  logic         rst_ni,
@@ -42,16 +47,16 @@ module mmf_core #(
   output logic         ext_beat_valid_o,
   output logic [511:0] ext_beat_o,
   input  logic         ext_beat_pop_i,
-  // AXI4 read channel; byte addresses from the start of the image.
-  output logic         arvalid_o,
-  input  logic         arready_i,
-  output logic [37:0]  araddr_o,
-  output logic [7:0]   arlen_o,
-  input  logic         rvalid_i,
-  output logic         rready_o,
-  input  logic [511:0] rdata_i,
-  input  logic         rlast_i,
-  // Counters since start_i: cycles, beats taken by the tile, cycles in which the tile waits for the stream, for the epilogue.
+  // AXI4 read channels; byte addresses from the start of the port's part of the image.
+  output logic [Ports-1:0]     arvalid_o,
+  input  logic [Ports-1:0]     arready_i,
+  output logic [38*Ports-1:0]  araddr_o,
+  output logic [8*Ports-1:0]   arlen_o,
+  input  logic [Ports-1:0]     rvalid_i,
+  output logic [Ports-1:0]     rready_o,
+  input  logic [512*Ports-1:0] rdata_i,
+  input  logic [Ports-1:0]     rlast_i,
+  // Counters since start_i: cycles, wide beats taken by the tile, cycles in which the tile waits for the stream, for the epilogue.
   output logic [47:0]  cycles_o,
   output logic [47:0]  tile_beats_o,
   output logic [47:0]  wait_stream_o,
@@ -68,6 +73,8 @@ module mmf_core #(
   localparam int HW = $clog2(StateSize);
   localparam int SW = Streams > 1 ? $clog2(Streams) : 1;
   localparam int RowW = 24;
+  localparam int LP = $clog2(Ports);
+  localparam int GroupRows = 5 * Ports;
   localparam int NR = 42;                    // resources, see mmf_core_decode
 
   // ---------------------------------------------------------------- memories
@@ -108,7 +115,7 @@ module mmf_core #(
   logic [3:0] epi;
   logic legal;
   assign epi = ins[mmf_isa_pkg::F_TMM_EPI_LSB +: 4];
-  mmf_core_decode #(.Width(Width), .Streams(Streams)) u_decode (
+  mmf_core_decode #(.Width(Width), .Streams(Streams), .Ports(Ports)) u_decode (
     .ins_i(ins), .unit_o(unit), .reads_o(reads), .writes_o(writes), .known_o(known), .legal_o(legal)
   );
 
@@ -223,21 +230,33 @@ module mmf_core #(
 
   // ---------------------------------------------------------------- stream
   logic run_valid, beat_valid, beat_pop;
-  logic [31:0] run_beat, run_len;
-  logic [511:0] beat;
+  logic [31:0] run_beat, run_len;         // in wide beats
+  logic [512*Ports-1:0] beats;            // the wide beat
+  logic [511:0] beat;                     // the step of it that a load takes
   logic [37:0] row_beat;
   logic [SW-1:0] ins_stream;
+  logic [16:0] row_len;
   assign ins_stream = Streams > 1 ? ins[24 +: SW] : '0;
-  assign row_beat = {14'd0, token_q[24*ins_stream +: 24]} * {22'd0, ins[55:40]};
-  assign run_valid = !run_q ? ext_run_valid_i : issue && (op == mmf_isa_pkg::OP_WST || op == mmf_isa_pkg::OP_EMB);
-  assign run_beat = !run_q ? ext_run_beat_i : {2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} + (op == mmf_isa_pkg::OP_EMB ? row_beat[31:0] : 32'd0);
-  assign run_len = !run_q ? ext_run_len_i : op == mmf_isa_pkg::OP_EMB ? {16'd0, ins[55:40]} : ins[mmf_isa_pkg::F_WST_BEATS_LSB +: 32];
-  mmf_core_fetch #(.FifoBeats(FifoBeats)) u_fetch (
-    .clk_i, .rst_ni,
-    .run_valid_i(run_valid), .run_ready_o(runs_ready), .run_beat_i(run_beat), .run_len_i(run_len),
-    .arvalid_o, .arready_i, .araddr_o, .arlen_o, .rvalid_i, .rready_o, .rdata_i, .rlast_i,
-    .idle_o(fetch_idle), .valid_o(beat_valid), .data_o(beat), .pop_i(beat_pop)
-  );
+  assign row_len = ({1'b0, ins[55:40]} + 17'(Ports - 1)) >> LP;
+  assign row_beat = {14'd0, token_q[24*ins_stream +: 24]} * {21'd0, row_len};
+  assign run_valid = runs_ready && (!run_q ? ext_run_valid_i : issue && (op == mmf_isa_pkg::OP_WST || op == mmf_isa_pkg::OP_EMB));
+  assign run_beat = !run_q ? ext_run_beat_i >> LP
+      : ({2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} >> LP) + (op == mmf_isa_pkg::OP_EMB ? row_beat[31:0] : 32'd0);
+  assign run_len = !run_q ? (ext_run_len_i + 32'(Ports - 1)) >> LP
+      : op == mmf_isa_pkg::OP_EMB ? {15'd0, row_len} : ins[mmf_isa_pkg::F_WST_BEATS_LSB +: 32] >> LP;
+  logic [Ports-1:0] run_readies, fetch_idles, beat_valids;
+  assign runs_ready = &run_readies;
+  assign fetch_idle = &fetch_idles;
+  assign beat_valid = &beat_valids;
+  for (genvar p = 0; p < Ports; p++) begin : g_fetch
+    mmf_core_fetch #(.FifoBeats(FifoBeats)) u_fetch (
+      .clk_i, .rst_ni,
+      .run_valid_i(run_valid), .run_ready_o(run_readies[p]), .run_beat_i(run_beat), .run_len_i(run_len),
+      .arvalid_o(arvalid_o[p]), .arready_i(arready_i[p]), .araddr_o(araddr_o[38*p +: 38]), .arlen_o(arlen_o[8*p +: 8]),
+      .rvalid_i(rvalid_i[p]), .rready_o(rready_o[p]), .rdata_i(rdata_i[512*p +: 512]), .rlast_i(rlast_i[p]),
+      .idle_o(fetch_idles[p]), .valid_o(beat_valids[p]), .data_o(beats[512*p +: 512]), .pop_i(beat_pop)
+    );
+  end
 
   // Beats belong to consumers in the order of issue: 1 a load, 0 a matrix. LD and the tile hold one instruction each.
   logic [3:0] order_q;
@@ -247,7 +266,25 @@ module mmf_core #(
   assign order_ready = order_n_q < 3'd4;
   assign ld_turn = order_n_q != 3'd0 && order_q[0];
   assign tile_turn = order_n_q != 3'd0 && !order_q[0];
-  assign beat_pop = ld_take || tile_take || (!run_q && ext_beat_pop_i);
+  // A load and the host take a wide beat in steps; what the last step leaves of it is padding.
+  logic step, step_last;
+  assign step = ld_take || (!run_q && ext_beat_pop_i);
+  if (Ports > 1) begin : g_steps
+    logic [LP-1:0] step_q;
+    logic [31:0] ext_left_q;
+    assign beat = beats[512*step_q +: 512];
+    assign step_last = step_q == LP'(Ports - 1) || (run_q ? ld_last : ext_left_q == 32'd1);
+    always_ff @(posedge clk_i) begin
+      if (!rst_ni || beat_pop) step_q <= '0;
+      else if (step) step_q <= step_q + 1'b1;
+      if (ext_run_ready_o && ext_run_valid_i) ext_left_q <= ext_run_len_i;
+      else if (step) ext_left_q <= ext_left_q - 32'd1;
+    end
+  end else begin : g_step
+    assign beat = beats;
+    assign step_last = 1'b1;
+  end
+  assign beat_pop = tile_take || (step && step_last);
   assign ext_run_ready_o = !run_q && runs_ready;
   assign ext_beat_valid_o = !run_q && beat_valid;
   assign ext_beat_o = beat;
@@ -421,13 +458,13 @@ module mmf_core #(
   logic tile_q, code_bank_q, room, want;
   logic [3:0] flight_q;
   logic group_valid, group_left;
-  logic [120*Streams-1:0] group_sums;
-  logic [511:0] beat1_q;
+  logic [120*Ports*Streams-1:0] group_sums;
+  logic [512*Ports-1:0] beat1_q;
   logic [512*Streams-1:0] codes1_q;
   logic valid1_q, first1_q, last1_q;
   logic [PW-1:0] tile_pc_q, drain_pc_q;
   assign tile_busy = tile_q;
-  assign tile_last = k_q == k_last_q && rows_left_q <= RowW'(5);
+  assign tile_last = k_q == k_last_q && rows_left_q <= RowW'(GroupRows);
   assign room = k_q != k_last_q || flight_q < 4'd8 || group_left;
   assign want = tile_q && tile_turn;
   assign tile_take = want && beat_valid && room;
@@ -435,7 +472,7 @@ module mmf_core #(
   logic tmm_issue;
   assign tmm_issue = issue && unit == mmf_isa_pkg::UNIT_TMM;
   always_ff @(posedge clk_i) begin
-    beat1_q <= beat;
+    beat1_q <= beats;
     codes1_q <= q_mem[{code_bank_q, k_q[KW-1:0]}];
     valid1_q <= tile_take;
     first1_q <= k_q == 16'd0;
@@ -447,7 +484,7 @@ module mmf_core #(
     end else begin
       if (tile_take) begin
         k_q <= k_q == k_last_q ? 16'd0 : k_q + 16'd1;
-        if (k_q == k_last_q) rows_left_q <= rows_left_q - RowW'(5);
+        if (k_q == k_last_q) rows_left_q <= rows_left_q - RowW'(GroupRows);
         if (tile_last) tile_q <= 1'b0;
       end
       if (tmm_issue) begin
@@ -462,10 +499,18 @@ module mmf_core #(
       flight_q <= flight_q + {3'd0, tile_take && k_q == k_last_q} - {3'd0, group_left};
     end
   end
-  mmf_core_tile #(.Streams(Streams)) u_tile (
-    .clk_i, .rst_ni, .valid_i(valid1_q), .first_i(first1_q), .last_i(last1_q), .beat_i(beat1_q), .codes_i(codes1_q),
-    .valid_o(group_valid), .sums_o(group_sums)
-  );
+  logic [Ports-1:0] group_valids;
+  assign group_valid = group_valids[0];
+  for (genvar p = 0; p < Ports; p++) begin : g_tile
+    logic [120*Streams-1:0] sums;
+    mmf_core_tile #(.Streams(Streams)) u_tile (
+      .clk_i, .rst_ni, .valid_i(valid1_q), .first_i(first1_q), .last_i(last1_q), .beat_i(beat1_q[512*p +: 512]), .codes_i(codes1_q),
+      .valid_o(group_valids[p]), .sums_o(sums)
+    );
+    for (genvar b = 0; b < Streams; b++) begin : g_sums
+      assign group_sums[120*(Ports*b + p) +: 120] = sums[120*b +: 120];
+    end
+  end
 
   // Epilogue and its memories. Control of the streams' pipelines is alike: that of stream 0 counts.
   logic [3:0] repi, wepi;
@@ -529,13 +574,13 @@ module mmf_core #(
     if (embeds) x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
   end
   for (genvar b = 0; b < Streams; b++) begin : g_epi
-    mmf_core_epi #(.RowW(RowW), .StateW(HW)) u_epi (
+    mmf_core_epi #(.RowW(RowW), .StateW(HW), .GroupRows(GroupRows)) u_epi (
       .clk_i, .rst_ni,
       .ctx_valid_i(tmm_issue), .ctx_epi_i(epi), .ctx_scale_i(s_regs[1024*b + 32*ins[36:32] +: 32]),
       .ctx_rows_i(ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24]), .ctx_fresh_i(fresh_q[b]),
       .ctx_base_i(state_base_q), .ctx_bank_i(ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2]), .ctx_ready_o(ctx_readies[b]),
       .noisy_i(temperature_q[32*b +: 16] != 16'd0), .seed_i(seed_q[64*b +: 64]), .position_i(position_q[32*b +: 32]),
-      .group_valid_i(group_valid), .group_sums_i(group_sums[120*b +: 120]), .group_left_o(group_lefts[b]),
+      .group_valid_i(group_valid), .group_sums_i(group_sums[120*Ports*b +: 120*Ports]), .group_left_o(group_lefts[b]),
       .epi_o(repis[4*b +: 4]), .raddr_o(raddrs[RowW*b +: RowW]), .hraddr_o(hraddrs[HW*b +: HW]), .rbank_o(rbanks[2*b +: 2]),
       .t_i(t_read_q[18*b +: 18]), .h_i(h_read_q[24*b +: 24]), .x_i(x_read_q[32*b +: 32]), .bound_i(bound_q),
       .we_o(epi_wes[b]), .wepi_o(wepis[4*b +: 4]), .waddr_o(waddrs[RowW*b +: RowW]), .hwaddr_o(hwaddrs[HW*b +: HW]),

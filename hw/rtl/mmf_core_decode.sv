@@ -2,7 +2,8 @@
 // H, two banks of codes, four banks of constants, 32 scalar registers.
 module mmf_core_decode #(
   parameter int Width   = 256,
-  parameter int Streams = 1
+  parameter int Streams = 1,
+  parameter int Ports   = 1
 ) (
   input  logic [127:0] ins_i,
   output logic [2:0]   unit_o,
@@ -102,6 +103,8 @@ module mmf_core_decode #(
     legal_o = 1'b1;
     case (op)
       mmf_isa_pkg::OP_EMB: legal_o = {1'b0, ins_i[31:24]} < 9'(Streams) && ins_i[55:40] != 16'd0 && ins_i[55:40] <= 16'(Width / 32);
+      // Runs are whole wide beats.
+      mmf_isa_pkg::OP_WST: legal_o = (ins_i[mmf_isa_pkg::F_WST_BEATS_LSB +: 32] & 32'(Ports - 1)) == 32'd0;
       mmf_isa_pkg::OP_LDC: legal_o = ins_i[23:18] == 6'd0 && ins_i[55:40] != 16'd0 && ins_i[55:40] <= 16'(Width / 32);
       mmf_isa_pkg::OP_LDS: legal_o = ins_i[23:16] <= 8'd16;
       mmf_isa_pkg::OP_STAT:

@@ -1,11 +1,12 @@
 // Epilogue: what happens to every row sum of a matrix, one row a cycle: scale, sigmoid, SiLU, forget gate, state update, gating,
-// residual, running maximum, sampling. Groups of five sums wait in a FIFO; instructions (contexts) wait in another. Seven stages from
+// residual, running maximum, sampling. Groups of sums wait in a FIFO; instructions (contexts) wait in another. Seven stages from
 // a sum to the write, Late more for ARGMAX and SAMPLE, which keep one row: the next instruction's rows wait as long, so that
 // instructions end in order. mmfree/hw/fixed.h is the arithmetic, bit for bit; mmfree/hw/noise.h of the noise.
 module mmf_core_epi #(
   parameter int RowW = 16,
   parameter int StateW = 16,       // of an address in H
-  parameter int Groups = 8         // power of two
+  parameter int Groups = 8,        // power of two
+  parameter int GroupRows = 5
 ) (
   input  logic             clk_i,
   input  logic             rst_ni,
@@ -22,9 +23,9 @@ module mmf_core_epi #(
   input  logic [63:0]      seed_i,
   input  logic [31:0]      position_i,
   output logic             ctx_ready_o,
-  // Sums of a group of five rows.
+  // Sums of a group of rows.
   input  logic             group_valid_i,
-  input  logic [119:0]     group_sums_i,
+  input  logic [24*GroupRows-1:0] group_sums_i,
   output logic             group_left_o,  // one has left the FIFO
   // Operand reads: data the cycle after the address.
   output logic [3:0]       epi_o,         // of the row being read
@@ -61,18 +62,19 @@ module mmf_core_epi #(
   assign ctx_ready_o = !(ctx_in_q[0] == ctx_out_q[0] && ctx_in_q[1] != ctx_out_q[1]);
 
   // Groups
-  logic [119:0] fifo [0:Groups-1];
+  localparam int LaneW = $clog2(GroupRows);
+  logic [24*GroupRows-1:0] fifo [0:Groups-1];
   logic [GW:0] in_q, out_q;
-  logic [2:0] lane_q;
+  logic [LaneW-1:0] lane_q;
   logic [RowW-1:0] row_q;
   logic active, last_lane, last_row, keeps_row;
   logic [2:0] pause_q;
-  logic [119:0] head;
+  logic [24*GroupRows-1:0] head;
   logic ctx;
   assign ctx = ctx_out_q[0];
   assign head = fifo[out_q[GW-1:0]];
   assign active = in_q != out_q && pause_q == 3'd0;
-  assign last_lane = lane_q == 3'd4;
+  assign last_lane = lane_q == LaneW'(GroupRows - 1);
   assign last_row = row_q + 1'b1 >= rows_q[ctx];
   assign keeps_row = epi_q[ctx] == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE);
   assign group_left_o = active && last_lane;
@@ -297,9 +299,9 @@ module mmf_core_epi #(
       if (pause_q != 3'd0) pause_q <= pause_q - 3'd1;
       if (active) begin
         row_q <= row_q + 1'b1;
-        lane_q <= lane_q + 3'd1;
+        lane_q <= lane_q + 1'b1;
         if (last_lane) begin
-          lane_q <= 3'd0;
+          lane_q <= '0;
           out_q <= out_q + 1'b1;
           if (last_row) begin
             row_q <= '0;

@@ -4,6 +4,7 @@ module mmf_core_load #(
   parameter int Width       = 256,
   parameter int StateSize   = 768,
   parameter int ProgramSize = 128,
+  parameter int Ports       = 1,
   localparam int PW = $clog2(ProgramSize)
 ) (
   input  logic         clk_i,
@@ -144,8 +145,9 @@ module mmf_core_load #(
           if (head_q[63:0] != 64'h57484545_52464d4d) error_q <= 8'(mmf_isa_pkg::ERROR_MAGIC);  // MMFREEHW
           else if (head_q[8*8 +: 32] != 32'(mmf_num_pkg::IMAGE_VERSION) || head_q[8*12 +: 32] != 32'(mmf_num_pkg::ISA_VERSION)) error_q <= 8'(mmf_isa_pkg::ERROR_VERSION);
           else if (~crc_q != head_q[8*188 +: 32]) error_q <= 8'(mmf_isa_pkg::ERROR_HEADER_CRC);
+          else if (head_q[8*52 +: 32] != 32'(Ports)) error_q <= 8'(mmf_isa_pkg::ERROR_PORTS);
           else if (file_bytes != {16'd0, image_bytes_i}) error_q <= 8'(mmf_isa_pkg::ERROR_LENGTH);
-          else if (head_q[8*16 +: 32] != 32'd64 || head_q[8*20 +: 32] != 32'd5 || head_q[8*52 +: 32] != 32'd1 || !fits(d) || !fits(m) || !fits(f) ||
+          else if (head_q[8*16 +: 32] != 32'd64 || head_q[8*20 +: 32] != 32'd5 || !fits(d) || !fits(m) || !fits(f) ||
                    layers == 32'd0 || layers > 32'(StateSize) || layers * m > 32'(StateSize) || !code_ok)
             error_q <= 8'(mmf_isa_pkg::ERROR_SHAPE);
           else if (!section_ok) error_q <= 8'(mmf_isa_pkg::ERROR_LENGTH);

@@ -1,8 +1,8 @@
-// The accelerator as a host sees it: AXI4-Lite registers, one AXI4 read port of 512 bits, loader and core.
+// The accelerator as a host sees it: AXI4-Lite registers, AXI4 read ports of 512 bits, loader and core.
 // Registers of 32 bits, by byte address (docs/hardware.md, "Registers"):
 //   0x00 CONTROL  w: bit 0 start a token, bit 1 load the image, bit 2 logits wanted. One at a time, while not busy.
 //   0x04 STATUS   r: bit 0 busy, 1 image loaded, 2 last command done; [15:8] error, [31:16] instruction that it is about
-//   0x08, 0x0c    rw: bytes that the memory holds from address 0, low and high
+//   0x08, 0x0c    rw: bytes of the image, from address 0 of the memories, low and high
 //   0x10 FRESH    rw: a bit a stream (of the first 32): forget its state first
 //   0x14 BUILD    r: [7:0] streams, [15:8] ports;  0x18 widest vector;  0x1c entries of state;  0x20 instructions
 //   0x40 ... 0x5c r: cycles, beats of weights, cycles waited for the stream, for the epilogue; low and high each
@@ -15,7 +15,8 @@ module mmf_top #(
   parameter int StateSize   = 768,
   parameter int ProgramSize = 128,
   parameter int FifoBeats   = 256,
-  parameter int Streams     = 1
+  parameter int Streams     = 1,
+  parameter int Ports       = 1
 ) (
   input  logic         clk_i,
   input  logic         rst_ni,
@@ -36,14 +37,14 @@ module mmf_top #(
   output logic [31:0]  s_rdata_o,
   output logic [1:0]   s_rresp_o,
   output logic         irq_o,      // the last command is done
-  output logic         arvalid_o,
-  input  logic         arready_i,
-  output logic [37:0]  araddr_o,
-  output logic [7:0]   arlen_o,
-  input  logic         rvalid_i,
-  output logic         rready_o,
-  input  logic [511:0] rdata_i,
-  input  logic         rlast_i
+  output logic [Ports-1:0]     arvalid_o,
+  input  logic [Ports-1:0]     arready_i,
+  output logic [38*Ports-1:0]  araddr_o,
+  output logic [8*Ports-1:0]   arlen_o,
+  input  logic [Ports-1:0]     rvalid_i,
+  output logic [Ports-1:0]     rready_o,
+  input  logic [512*Ports-1:0] rdata_i,
+  input  logic [Ports-1:0]     rlast_i
 );
   localparam int PW = $clog2(ProgramSize);
   logic [47:0] image_bytes_q;
@@ -165,7 +166,7 @@ module mmf_top #(
         13'h008: s_rdata_o <= image_bytes_q[31:0];
         13'h00c: s_rdata_o <= {16'd0, image_bytes_q[47:32]};
         13'h010: s_rdata_o <= fresh_q;
-        13'h014: s_rdata_o <= {16'd0, 8'd1, 8'(Streams)};
+        13'h014: s_rdata_o <= {16'd0, 8'(Ports), 8'(Streams)};
         13'h018: s_rdata_o <= 32'(Width);
         13'h01c: s_rdata_o <= 32'(StateSize);
         13'h020: s_rdata_o <= 32'(ProgramSize);
@@ -193,13 +194,13 @@ module mmf_top #(
     end else if (s_rready_i) s_rvalid_o <= 1'b0;
   end
 
-  mmf_core_load #(.Width(Width), .StateSize(StateSize), .ProgramSize(ProgramSize)) u_load (
+  mmf_core_load #(.Width(Width), .StateSize(StateSize), .ProgramSize(ProgramSize), .Ports(Ports)) u_load (
     .clk_i, .rst_ni, .start_i(load_q), .image_bytes_i(image_bytes_q), .busy_o(load_busy), .done_o(load_done), .error_o(load_error),
     .run_valid_o(run_valid), .run_ready_i(run_ready), .run_beat_o(run_beat), .run_len_o(run_len),
     .beat_valid_i(beat_valid), .beat_i(beat), .beat_pop_o(beat_pop),
     .prog_we_o(prog_we), .prog_addr_o(prog_addr), .prog_data_o(prog_data), .prog_last_o(prog_last), .mixer_o(mixer)
   );
-  mmf_core #(.Width(Width), .StateSize(StateSize), .ProgramSize(ProgramSize), .FifoBeats(FifoBeats), .Streams(Streams)) u_core (
+  mmf_core #(.Width(Width), .StateSize(StateSize), .ProgramSize(ProgramSize), .FifoBeats(FifoBeats), .Streams(Streams), .Ports(Ports)) u_core (
     .clk_i, .rst_ni, .prog_we_i(prog_we), .prog_addr_i(prog_addr), .prog_data_i(prog_data), .prog_last_i(prog_last),
     .start_i(start_q), .token_i(token_q), .fresh_i(fresh),
     .temperature_i(temperature_q), .seed_i(seed_q), .position_i(position_q), .logits_i(logits_q), .mixer_i(mixer),

@@ -46,10 +46,16 @@ struct ModelChoice {
   MatmulFreeConfig random_config() const { return size_preset(size, vocab); }
 };
 
+void add_ports_option(CLI::App& app, int& ports) {
+  app.add_option("--ports", ports, "memory ports of 512 bits that share the weights")
+      ->check(CLI::IsMember({1, 2, 4, 8}))
+      ->capture_default_str();
+}
+
 int run_compile(Args args) {
   ModelChoice choice;
   std::string out;
-  int streams = 1;
+  int streams = 1, ports = 1;
   std::uint64_t seed = 1;
   Ctx ctx;
   CLI::App app("Makes a program image for the accelerator", "mmfree hw compile");
@@ -58,6 +64,7 @@ int run_compile(Args args) {
   app.add_option("--streams", streams, "sequences that share the weights")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
+  add_ports_option(app, ports);
   app.add_option("--seed", seed, "of random weights")->capture_default_str();
   add_threads_option(app, ctx.threads);
   if (!parse_options(app, args)) return 0;
@@ -65,10 +72,10 @@ int run_compile(Args args) {
   ProgressLine line("compile");
   if (choice.random) {
     hw::write_image(ctx, hw::random_fixed_model(choice.random_config(), seed), out, streams,
-                    line.sink());
+                    line.sink(), ports);
   } else {
     const PackedModel model = load_packed(ctx, choice.path);
-    hw::write_image(ctx, hw::lower_model(ctx, model), out, streams, line.sink());
+    hw::write_image(ctx, hw::lower_model(ctx, model), out, streams, line.sink(), ports);
   }
   return 0;
 }
@@ -188,7 +195,8 @@ int run_run(Args args) {
   app.add_option("--latency", memory.latency, "of the RTL's memory: cycles to the first beat")
       ->check(CLI::Range(1.0, 1e6))
       ->capture_default_str();
-  app.add_option("--bandwidth", memory.beats_per_cycle, "of the RTL's memory: beats a cycle")
+  app.add_option("--bandwidth", memory.beats_per_cycle,
+                 "of the RTL's memory: beats a cycle of a port")
       ->check(CLI::Range(0.001, 1.0))
       ->capture_default_str();
   app.add_option("--jitter", memory.jitter, "share of cycles in which that memory stalls")
@@ -199,6 +207,7 @@ int run_run(Args args) {
   if (!parse_options(app, args)) return 0;
   const hw::ImageFile file(path);
   const int streams = file.image.streams();
+  const std::uint32_t ports = file.image.header().ports;
   hw::Machine machine(ctx, file.image, streams);
   const auto next_tokens = [streams](const auto& simulated) {
     std::vector<std::int32_t> next;
@@ -242,6 +251,7 @@ int run_run(Args args) {
                                 {"seed", o.seed},
                                 {"simulator", simulator.name},
                                 {"streams", streams}};
+    if (ports > 1) j["ports"] = ports;
     if (streams > 1) j["ids_of_streams"] = r.ids;
     if (!counters.is_null()) j.update(counters);
     fmt::print("{}\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -284,7 +294,7 @@ nlohmann::ordered_json cost_json(const hw::TokenCost& c, double clock_hz) {
 
 int run_report(Args args) {
   ModelChoice choice;
-  int streams = 1;
+  int streams = 1, ports = 1;
   double clock_mhz = 200;
   std::string area;
   bool json = false;
@@ -298,11 +308,12 @@ int run_report(Args args) {
   app.add_option("--streams", streams, "sequences that share the weights")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
+  add_ports_option(app, ports);
   app.add_option("--latency", memory.latency, "cycles from a request to its first beat")
       ->check(CLI::Range(1.0, 1e6))
       ->capture_default_str();
   app.add_option("--bandwidth", memory.beats_per_cycle,
-                 "beats of 64 bytes a cycle that the memory gives")
+                 "beats of 64 bytes a cycle that a port gives")
       ->check(CLI::Range(0.001, 1.0))
       ->capture_default_str();
   app.add_option("--clock-mhz", clock_mhz, "clock that seconds are counted with")
@@ -319,15 +330,17 @@ int run_report(Args args) {
     config = load_packed(Ctx{default_threads()}, choice.path).config;
   }
   hw::check_lowerable(config, choice.random ? choice.size : choice.path);
-  const hw::Shape shape{config.hidden_size, config.mixer_width(), config.mlp_width(),
-                        config.num_hidden_layers, config.vocab_size};
+  const hw::Shape shape{config.hidden_size,       config.mixer_width(), config.mlp_width(),
+                        config.num_hidden_layers, config.vocab_size,    ports};
   const hw::TokenCost cost = hw::token_cost(shape, streams, core, memory, energy);
   if (!json) {
     const hw::CycleReport& k = cost.cycles;
     fmt::print("simulated by the cycle model; nothing here was measured on a device\n");
-    fmt::print("cycles per token   {:.0f} ({:.4f} x the weight stream's {:.0f}), {} stream(s)\n",
-               cost.cycles_per_token, cost.cycles_per_token / cost.floor_cycles, cost.floor_cycles,
-               streams);
+    fmt::print(
+        "cycles per token   {:.0f} ({:.4f} x the weight stream's {:.0f}), {} stream(s), {} "
+        "port(s)\n",
+        cost.cycles_per_token, cost.cycles_per_token / cost.floor_cycles, cost.floor_cycles,
+        streams, ports);
     fmt::print("tile idle          {} memory, {} epilogue, {} codes and constants\n", k.idle_memory,
                k.idle_epilogue, k.idle_codes);
     fmt::print("bytes per token    {:.0f}\n", cost.bytes_per_token);
@@ -340,6 +353,7 @@ int run_report(Args args) {
   }
   nlohmann::ordered_json j = {{"model", choice.random ? "random " + choice.size : choice.path},
                               {"source", "simulated by the cycle model"}};
+  if (ports > 1) j["ports"] = ports;
   j.update(cost_json(cost, clock_mhz * 1e6));
   j["memory"] = {{"latency_cycles", memory.latency}, {"beats_per_cycle", memory.beats_per_cycle}};
   j["energy_model_pj"] = {{"accumulate", energy.accumulate},

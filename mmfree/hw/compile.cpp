@@ -1,5 +1,7 @@
 #include "mmfree/hw/compile.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -141,9 +143,10 @@ std::uint64_t pages(std::uint64_t bytes) {
 // Writes a section and keeps its entry.
 class Writer {
  public:
-  explicit Writer(const std::filesystem::path& path) : file_(path) {}
+  Writer(const std::filesystem::path& path, const Shape& shape) : file_(path), shape_(shape) {}
   ImageHeader header{};
 
+  idx ports() const { return shape_.ports; }
   void begin(Section s) {
     pad(kPageBytes);
     entry_ = &header.sections[static_cast<std::size_t>(s)];
@@ -154,11 +157,14 @@ class Writer {
     entry_->crc = crc32c(entry_->crc, data, bytes);
     entry_->bytes += bytes;
   }
-  void put_constants(const Gains& g) {
-    put(g.data(), g.size() * 2);
-    const std::vector<std::byte> zeros((kBeatBytes - g.size() * 2 % kBeatBytes) % kBeatBytes);
+  // All that is in the stream begins with a wide beat.
+  void put_padded(const void* data, std::size_t bytes) {
+    put(data, bytes);
+    const std::size_t wide = kBeatBytes * static_cast<std::size_t>(shape_.ports);
+    const std::vector<std::byte> zeros((wide - bytes % wide) % wide);
     put(zeros.data(), zeros.size());
   }
+  void put_constants(const Gains& g) { put_padded(g.data(), g.size() * 2); }
   // A beat of scalars, at most 16.
   void put_scalars(std::initializer_list<Scalar> scalars) {
     struct Pair {
@@ -169,7 +175,7 @@ class Writer {
     static_assert(sizeof pairs == kBeatBytes);
     std::size_t k = 0;
     for (const Scalar s : scalars) pairs[k++] = {s.mantissa, s.exponent};
-    put(pairs, sizeof pairs);
+    put_padded(pairs, sizeof pairs);
   }
   void skip_header() {
     const std::vector<std::byte> zeros(kPageBytes);
@@ -189,23 +195,29 @@ class Writer {
     file_.write(zeros.data(), zeros.size());
   }
   AtomicFile file_;
+  Shape shape_;
   SectionEntry* entry_ = nullptr;
 };
 
-// Rows in groups of five, a beat for each 64 inputs of a group.
+// Rows in groups of five a port, a wide beat for each 64 inputs of a group; a port's five lie in
+// its beat.
 void put_matrix(const Ctx& ctx, Writer& out, const FixedModel& model, Matrix matrix, idx layer) {
   const idx rows = model.rows(matrix);
   const idx k = model.inputs(matrix);
-  const idx groups = (rows + kRows - 1) / kRows;
+  const idx ports = out.ports();
+  const idx groups = (rows + kRows * ports - 1) / (kRows * ports);
   constexpr idx kAtOnce = 1024;  // groups in memory
-  std::vector<std::uint8_t> beats(static_cast<std::size_t>(std::min(groups, kAtOnce) * k));
+  const idx group_bytes = k * ports;
+  std::vector<std::uint8_t> beats(
+      static_cast<std::size_t>(std::min(groups, kAtOnce) * group_bytes));
   for (idx first = 0; first < groups; first += kAtOnce) {
     const idx n = std::min(kAtOnce, groups - first);
     parallel_for(ctx, n, 1, [&](idx begin, idx end) {
       std::vector<std::int8_t> trits(static_cast<std::size_t>(kRows * k));
-      for (idx g = begin; g < end; ++g) {
+      for (idx part = begin * ports; part < end * ports; ++part) {  // of a group, a port's
+        const idx g = part / ports, port = part % ports;
         for (idx r = 0; r < kRows; ++r) {
-          const idx row = (first + g) * kRows + r;
+          const idx row = (first * ports + part) * kRows + r;
           if (row < rows) {
             model.trits(matrix, layer, row, trits.data() + r * k);
           } else {
@@ -215,11 +227,13 @@ void put_matrix(const Ctx& ctx, Writer& out, const FixedModel& model, Matrix mat
         for (idx j = 0; j < k; ++j) {
           std::int8_t column[kRows];
           for (idx r = 0; r < kRows; ++r) column[r] = trits[static_cast<std::size_t>(r * k + j)];
-          beats[static_cast<std::size_t>(g * k + j)] = encode_trits(column);
+          const idx beat = j / kLanes * ports + port;
+          beats[static_cast<std::size_t>(g * group_bytes + beat * kLanes + j % kLanes)] =
+              encode_trits(column);
         }
       }
     });
-    out.put(beats.data(), static_cast<std::size_t>(n * k));
+    out.put(beats.data(), static_cast<std::size_t>(n * group_bytes));
   }
 }
 
@@ -268,20 +282,23 @@ Addresses place_sections(const Shape& shape, std::size_t code_bytes) {
   const auto bytes = [](idx beats) { return static_cast<std::uint64_t>(beats) * kBeatBytes; };
   Addresses at{};
   at.embedding = 1 + pages(code_bytes);
-  at.layers = at.embedding + pages(bytes(shape.vocab * shape.embedding_row_beats()));
+  at.layers = at.embedding + pages(bytes(shape.vocab * shape.padded(shape.embedding_row_beats())));
   at.head = at.layers + pages(bytes(shape.layers * shape.layer_beats()));
   return at;
 }
 
 void write_image(const Ctx& ctx, const FixedModel& model, const std::filesystem::path& path,
-                 int streams, const Progress& progress) {
-  const Shape shape{model.d, model.m, model.f, model.layers_count, model.vocab};
+                 int streams, const Progress& progress, int ports) {
+  if (ports < 1 || !ports_exist(static_cast<std::uint64_t>(ports)))
+    fail(ErrorKind::usage,
+         fmt::format("{} memory ports; expected 1, 2, 4 or {}", ports, kMaxPorts));
+  const Shape shape{model.d, model.m, model.f, model.layers_count, model.vocab, ports};
   const std::size_t code_bytes =
       make_program(shape, model.embedding_shift, {}, streams).size() * 16;
   const Addresses at = place_sections(shape, code_bytes);
   const std::vector<Instruction> program = make_program(shape, model.embedding_shift, at, streams);
 
-  Writer out(path);
+  Writer out(path, shape);
   const auto id = [](const std::optional<idx>& v) {
     return v ? static_cast<std::int32_t>(*v) : -1;
   };
@@ -292,7 +309,7 @@ void write_image(const Ctx& ctx, const FixedModel& model, const std::filesystem:
   h.isa = kIsaVersion;
   h.lanes = kLanes;
   h.rows = kRows;
-  h.ports = 1;
+  h.ports = u32(ports);
   h.d = u32(model.d);
   h.m = u32(model.m);
   h.f = u32(model.f);

@@ -20,8 +20,9 @@ std::vector<Instruction> make_program(const Shape& shape, int embedding_shift, c
 // Sections of a shape laid out one after another, for `code_bytes` of program.
 Addresses place_sections(const Shape& shape, std::size_t code_bytes);
 
-// Writes the image, complete or not at all.
+// Writes the image for a core with so many memory ports, complete or not at all. Throws a usage
+// Error if no core has them.
 void write_image(const Ctx& ctx, const FixedModel& model, const std::filesystem::path& path,
-                 int streams = 1, const Progress& progress = {});
+                 int streams = 1, const Progress& progress = {}, int ports = 1);
 
 }  // namespace mmfree::hw

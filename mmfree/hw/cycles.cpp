@@ -22,7 +22,8 @@ enum Resource : int {
   kResources = rS + kScalars
 };
 
-// The stream as it arrives: runs are read in bursts, the memory answers in order.
+// The stream of a port as it arrives: runs are read in bursts, the memory answers in order. Ports
+// are all alike, so this is the stream of wide beats too, and pages are the port's.
 class Stream {
  public:
   Stream(const CoreModel& core, const MemoryModel& memory)
@@ -196,7 +197,8 @@ Uses uses(const Instruction& i) {
 
 class Core {
  public:
-  Core(const CoreModel& core, const MemoryModel& memory) : c_(core), stream_(core, memory) {}
+  Core(const Shape& shape, const CoreModel& core, const MemoryModel& memory)
+      : ports_(static_cast<std::uint64_t>(shape.ports)), c_(core), stream_(core, memory) {}
   CycleReport report;
 
   // Issues one instruction at the earliest and moves `now` to the next issue slot.
@@ -214,7 +216,7 @@ class Core {
       case Op::WST:
         at = std::max(at, stream_.room(c_.run_queue));
         now_ = at + 1;
-        stream_.append(i.field("page") * 64, i.field("beats"), at);
+        stream_.append(i.field("page") * 64 / ports_, i.field("beats") / ports_, at);
         break;
       case Op::ENDL:
         now_ = at + c_.loop;
@@ -226,8 +228,8 @@ class Core {
         now_ = at + 1;
         break;
       case Op::EMB:
-        stream_.append(i.field("page") * 64, i.len(),
-                       at);  // the token's row; which one does not matter
+        // The token's row; which one does not matter.
+        stream_.append(i.field("page") * 64 / ports_, (i.len() + ports_ - 1) / ports_, at);
         done = free_[unit] = load(at, i.len());
         break;
       case Op::LDC:
@@ -267,7 +269,7 @@ class Core {
 
   void finish() {
     report.cycles = static_cast<std::uint64_t>(now_);
-    report.beats = stream_.taken();
+    report.beats = stream_.taken() * ports_;
     report.idle_codes =
         report.cycles - report.weight_beats - report.idle_memory - report.idle_epilogue;
   }
@@ -279,13 +281,14 @@ class Core {
   Time load(Time at, std::uint64_t beats) {
     Time t = at;
     for (std::uint64_t k = 0; k < beats; ++k) {
-      t = std::max(t + 1, stream_.arrival());
-      stream_.take(t);
+      t = k % ports_ == 0 ? std::max(t + 1, stream_.arrival()) : t + 1;
+      if (k % ports_ + 1 == ports_ || k + 1 == beats) stream_.take(t);  // all of the wide beat
     }
     return t + c_.load_tail;
   }
   Time matrix(Time at, const Instruction& i) {
-    const std::uint64_t groups = (i.field("rows") + kRows - 1) / kRows;
+    const std::uint64_t group_rows = kRows * ports_;
+    const std::uint64_t groups = (i.field("rows") + group_rows - 1) / group_rows;
     Time t = at + c_.tile_start - 1;
     Time last_row = t;
     for (std::uint64_t g = 0; g < groups; ++g, ++group_) {
@@ -305,9 +308,9 @@ class Core {
         t = beat;
       }
       const Time start = std::max(t + c_.tile_depth, epilogue_free_);
-      epilogue_free_ = start + kRows;
+      epilogue_free_ = start + static_cast<Time>(group_rows);
       left_[group_ % 64] = epilogue_free_;
-      last_row = start + static_cast<Time>((i.field("rows") - 1) % kRows);
+      last_row = start + static_cast<Time>((i.field("rows") - 1) % group_rows);
     }
     report.weight_beats += groups * i.len();
     last_beat_ = t;
@@ -317,6 +320,7 @@ class Core {
     }
     return last_row + c_.epilogue_depth;
   }
+  std::uint64_t ports_;
   const CoreModel& c_;
   Stream stream_;
   Scoreboard board_;
@@ -330,9 +334,9 @@ class Core {
 
 }  // namespace
 
-CycleReport count_cycles(std::span<const Instruction> program, const Shape&, bool with_logits,
+CycleReport count_cycles(std::span<const Instruction> program, const Shape& shape, bool with_logits,
                          const CoreModel& core, const MemoryModel& memory) {
-  Core c(core, memory);
+  Core c(shape, core, memory);
   std::uint64_t count = 0, round = 0;
   for (std::size_t pc = 0; pc < program.size(); ++pc) {
     const Instruction& i = program[pc];

@@ -1,7 +1,7 @@
 #pragma once
-// The cycle model: when each instruction issues and ends on a core that reads one stream of 512-bit
-// beats, by the rules of docs/hardware.md, "Issue and timing". It knows no values, so any shape
-// costs milliseconds.
+// The cycle model: when each instruction issues and ends on a core that reads one stream of beats
+// of 512 bits a port, by the rules of docs/hardware.md, "Issue and timing". It knows no values, so
+// any shape costs milliseconds.
 #include <array>
 #include <cstdint>
 #include <span>
@@ -13,7 +13,7 @@ namespace mmfree::hw {
 
 struct MemoryModel {
   double latency = 100;        // cycles from request to first beat
-  double beats_per_cycle = 1;  // of the port
+  double beats_per_cycle = 1;  // of each port
 };
 
 // The implementation's own delays and sizes; docs/hardware.md states them.
@@ -37,8 +37,8 @@ struct CoreModel {
 
 struct CycleReport {
   std::uint64_t cycles = 0;        // of a token, issue of the first instruction to HALT
-  std::uint64_t beats = 0;         // taken from the stream
-  std::uint64_t weight_beats = 0;  // taken by the tile: the floor of `cycles` for one port
+  std::uint64_t beats = 0;         // of 64 bytes, taken from all ports
+  std::uint64_t weight_beats = 0;  // taken by the tiles, of each port: the floor of `cycles`
   std::uint64_t instructions = 0;
   // Why the tile took no beat, in cycles; with weight_beats they add up to `cycles`.
   std::uint64_t idle_memory = 0;    // the stream was not there yet

@@ -48,11 +48,12 @@ std::uint32_t crc32c(std::uint32_t crc, const void* data, std::size_t bytes) {
 }
 
 idx Shape::layer_beats() const {
-  return 1 + constant_beats(d) * 6 + constant_beats(m) * 3 + constant_beats(f) +
-         3 * matrix_beats(m, d) + matrix_beats(d, m) + 2 * matrix_beats(f, d) + matrix_beats(d, f);
+  return padded(1) + padded(constant_beats(d)) * 6 + padded(constant_beats(m)) * 3 +
+         padded(constant_beats(f)) + 3 * matrix_beats(m, d) + matrix_beats(d, m) +
+         2 * matrix_beats(f, d) + matrix_beats(d, f);
 }
 idx Shape::head_beats() const {
-  return 1 + 2 * constant_beats(d) + matrix_beats(vocab, d);
+  return padded(1) + 2 * padded(constant_beats(d)) + matrix_beats(vocab, d);
 }
 
 Image::Image(std::span<const std::byte> bytes, std::string name)
@@ -78,7 +79,9 @@ Image::Image(std::span<const std::byte> bytes, std::string name)
   equal("the instruction set's version", h.isa, kIsaVersion);
   equal("the number of lanes", h.lanes, kLanes);
   equal("the number of rows a beat", h.rows, kRows);
-  equal("the number of memory ports", h.ports, 1);
+  check(
+      ports_exist(h.ports),
+      fmt::format("the number of memory ports is {}, expected 1, 2, 4 or {}", h.ports, kMaxPorts));
   equal("the length of the file", bytes.size(), h.file_bytes);
   const auto width = [&](const char* what, std::uint32_t v) {
     check(v >= kLanes && v <= kMaxWidth && v % kLanes == 0,
@@ -124,7 +127,7 @@ Image::Image(std::span<const std::byte> bytes, std::string name)
           fmt::format("section {} has {} bytes, expected {}",
                       kSectionNames[static_cast<std::size_t>(s)], found, beats * kBeatBytes));
   };
-  length(Section::embedding, n.vocab * n.embedding_row_beats());
+  length(Section::embedding, n.vocab * n.padded(n.embedding_row_beats()));
   length(Section::layers, n.layers * n.layer_beats());
   length(Section::head, n.head_beats());
   const std::span<const std::byte> code = section(Section::code);
@@ -140,7 +143,7 @@ Image::Image(std::span<const std::byte> bytes, std::string name)
 }
 
 Shape Image::shape() const {
-  return {header_.d, header_.m, header_.f, header_.layers, header_.vocab};
+  return {header_.d, header_.m, header_.f, header_.layers, header_.vocab, header_.ports};
 }
 
 int Image::streams() const {
@@ -197,12 +200,14 @@ void Image::check_program() const {
         break;
       case Op::WST:
         inside(i.field("page"), i.field("beats"));
+        if (i.field("beats") % limit(n.ports) != 0)
+          bad(fmt::format("a run of {} beats for {} ports", i.field("beats"), n.ports));
         break;
       case Op::EMB:
         below("a", 256);
         below("shift", 17);
         if (i.len() != limit(n.embedding_row_beats())) bad("len is not that of an embedding row");
-        inside(i.field("page"), limit(n.vocab) * i.len());
+        inside(i.field("page"), limit(n.vocab * n.padded(n.embedding_row_beats())));
         break;
       case Op::LDC:
         below("dst", kConstBanks);

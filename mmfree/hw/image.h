@@ -6,8 +6,12 @@
 //   code      instructions, 16 bytes each; page 1
 //   embedding (V, row) int16, rows padded to 64 bytes
 //   layers    the stream of all layers: constants and weights in the order of their use
-//   (docs/hardware.md, "Beats") head      the stream of the head tokenizer a SentencePiece model,
-//   may be empty
+//             (docs/hardware.md, "Beats")
+//   head      the stream of the head
+//   tokenizer a SentencePiece model, may be empty
+//
+// A core with P ports reads wide beats, P beats at once: a section's beats p, p + P, ... come from
+// port p. Runs of the stream and rows of the embedding are padded to whole wide beats.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +34,8 @@ inline constexpr std::array<char, 8> kImageMagic = {'M', 'M', 'F', 'R', 'E', 'E'
 inline constexpr std::uint64_t kLeastRows = 6;
 // Runs of beats that may be appended and not yet be taken: the prefetcher's queue.
 inline constexpr std::size_t kRunQueue = 4;
+// Memory ports are a power of two, so that every page starts with a wide beat.
+inline constexpr int kMaxPorts = 8;
 
 enum class Section { code, embedding, layers, head, tokenizer };
 inline constexpr int kSections = 5;
@@ -48,7 +54,7 @@ struct ImageHeader {
   std::uint32_t d, m, f, layers;  // shape
   std::uint32_t vocab;
   std::int32_t bos, eos;  // -1: none
-  std::uint32_t ports;    // memory ports that share the beats
+  std::uint32_t ports;    // memory ports that share the beats: 1, 2, 4 or 8
   std::array<SectionEntry, kSections> sections;
   std::uint64_t file_bytes;
   std::uint32_t zero;
@@ -62,12 +68,20 @@ std::uint32_t crc32c(std::uint32_t crc, const void* data, std::size_t bytes);
 // on.
 struct Shape {
   idx d, m, f, layers, vocab;
-  idx embedding_row_beats() const { return (d * 2 + 63) / 64; }
+  idx ports = 1;
+  idx group_rows() const { return kRows * ports; }
+  // `beats` and the padding to whole wide beats.
+  idx padded(idx beats) const { return (beats + ports - 1) / ports * ports; }
+  idx matrix_beats(idx rows, idx inputs) const {
+    return (rows + group_rows() - 1) / group_rows() * ports * (inputs / kLanes);
+  }
+  idx embedding_row_beats() const { return (d * 2 + 63) / 64; }  // without padding
   idx layer_beats() const;
   idx head_beats() const;
 };
-constexpr idx matrix_beats(idx rows, idx inputs) {
-  return (rows + 4) / 5 * (inputs / 64);
+// Whether a core can have so many ports.
+constexpr bool ports_exist(std::uint64_t n) {
+  return n >= 1 && n <= kMaxPorts && (n & (n - 1)) == 0;
 }
 // Whether an epilogue keeps one row and writes no vector.
 constexpr bool keeps_row(unsigned epi) {

@@ -41,10 +41,10 @@ std::uint32_t digest_of(std::uint32_t crc, const std::vector<T>& v, std::uint64_
 
 }  // namespace
 
-void tile_sums(const std::uint8_t* beat, idx beats, const std::int8_t* codes,
-               std::int32_t* sums) noexcept {
+void tile_sums(const std::uint8_t* beat, idx beats, const std::int8_t* codes, std::int32_t* sums,
+               idx ports) noexcept {
   std::int32_t lanes[kRows][kLanes] = {};
-  for (idx k = 0; k < beats; ++k, beat += kBeatBytes, codes += kLanes) {
+  for (idx k = 0; k < beats; ++k, beat += kBeatBytes * ports, codes += kLanes) {
     std::uint16_t rest[kLanes];
     for (int j = 0; j < kLanes; ++j) rest[j] = beat[j];
     for (int r = 0; r < kRows; ++r)
@@ -63,9 +63,10 @@ void tile_sums(const std::uint8_t* beat, idx beats, const std::int8_t* codes,
 Machine::Machine(const Ctx& ctx, const Image& image, int streams)
     : ctx_(ctx),
       image_(&image),
+      shape_(image.shape()),
       stream_(static_cast<std::size_t>(streams)),
       inputs_(stream_.size()) {
-  const Shape n = image.shape();
+  const Shape& n = shape_;
   const auto widest = static_cast<std::size_t>(std::max({n.d, n.m, n.f}));
   for (StreamMemory& m : stream_) {
     m.x.resize(static_cast<std::size_t>(n.d));
@@ -75,10 +76,12 @@ Machine::Machine(const Ctx& ctx, const Image& image, int streams)
     for (auto& q : m.q) q.resize(widest);
   }
   for (auto& c : constants_) c.resize((widest + 31) / 32 * 32);
-  sums_.resize((std::max(widest, static_cast<std::size_t>(n.vocab)) + kRows - 1) / kRows * kRows);
+  const idx most = std::max({n.d, n.m, n.f, n.vocab}), group = n.group_rows();
+  sums_.resize(static_cast<std::size_t>((most + group - 1) / group * group));
 }
 
-const std::uint8_t* Machine::take(std::uint64_t beats) {
+const std::uint8_t* Machine::take(std::uint64_t wanted) {
+  const auto beats = static_cast<std::uint64_t>(shape_.padded(static_cast<idx>(wanted)));
   while (run_ < runs_.size() && runs_[run_].beats == 0) ++run_;
   if (run_ == runs_.size() || runs_[run_].beats < beats)
     fail(ErrorKind::format,
@@ -186,8 +189,9 @@ void Machine::embed(const Instruction& i) {
     fail(ErrorKind::format, fmt::format("{}: instruction {} is for stream {} of {}", image_->name(),
                                         pc_, i.a(), stream_.size()));
   StreamMemory& m = stream_[i.a()];
-  const std::uint64_t row = static_cast<std::uint64_t>(m.token) * i.len() * kBeatBytes;
-  runs_.push_back({i.field("page") * kPageBytes + row, i.len()});
+  const auto beats = static_cast<std::uint64_t>(shape_.padded(static_cast<idx>(i.len())));
+  const std::uint64_t row = static_cast<std::uint64_t>(m.token) * beats * kBeatBytes;
+  runs_.push_back({i.field("page") * kPageBytes + row, beats});
   const std::uint8_t* p = take(i.len());
   for (std::size_t k = 0; k < m.x.size(); ++k) {
     std::int16_t v = 0;
@@ -249,13 +253,15 @@ void Machine::scalar(const Instruction& i, StreamMemory& m) {
 
 void Machine::matrix(const Instruction& i) {
   const auto rows = static_cast<idx>(i.field("rows"));
-  const idx groups = (rows + kRows - 1) / kRows;
+  const idx ports = shape_.ports;
+  const idx groups = (rows + shape_.group_rows() - 1) / shape_.group_rows();
   const idx k = static_cast<idx>(i.len());
-  const std::uint8_t* weights = take(static_cast<std::uint64_t>(groups * k));
+  const std::uint8_t* weights = take(static_cast<std::uint64_t>(groups * k * ports));
   for (StreamMemory& m : stream_) {
-    parallel_for(ctx_, groups, 8, [&](idx begin, idx end) {
-      for (idx g = begin; g < end; ++g)
-        tile_sums(weights + g * k * kBeatBytes, k, m.q[i.a()].data(), sums_.data() + g * kRows);
+    parallel_for(ctx_, groups * ports, 8, [&](idx begin, idx end) {
+      for (idx t = begin; t < end; ++t)  // a group's tile of a port
+        tile_sums(weights + (t / ports * k * ports + t % ports) * kBeatBytes, k, m.q[i.a()].data(),
+                  sums_.data() + t * kRows, ports);
     });
     epilogue(i, m);
   }

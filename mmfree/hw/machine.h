@@ -62,7 +62,7 @@ class Machine {
   struct Run {
     std::uint64_t offset, beats;  // bytes from the image's start
   };
-  const std::uint8_t* take(std::uint64_t beats);
+  const std::uint8_t* take(std::uint64_t beats);  // and the padding to whole wide beats
   void check_queue() const;
   void execute(const Instruction& i);
   void embed(const Instruction& i);
@@ -80,6 +80,7 @@ class Machine {
 
   Ctx ctx_;
   const Image* image_;
+  Shape shape_;
   std::vector<StreamMemory> stream_;
   std::vector<TokenInput> inputs_;
   std::vector<std::int16_t> constants_[kConstBanks];  // (W)
@@ -91,8 +92,9 @@ class Machine {
   std::uint64_t beats_ = 0, instructions_ = 0;
 };
 
-// Row sums of a group: (kRows) of `beats` beats, codes (64 * beats).
-void tile_sums(const std::uint8_t* beat, idx beats, const std::int8_t* codes,
-               std::int32_t* sums) noexcept;
+// Row sums of a tile: (kRows) of `beats` beats, every `ports`-th one from `beat` on; codes
+// (64 * beats).
+void tile_sums(const std::uint8_t* beat, idx beats, const std::int8_t* codes, std::int32_t* sums,
+               idx ports = 1) noexcept;
 
 }  // namespace mmfree::hw

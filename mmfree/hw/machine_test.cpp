@@ -45,19 +45,21 @@ struct TemporaryImage {
   }
 };
 
-std::vector<std::byte> make_image(const FixedModel& model, int streams = 1) {
+std::vector<std::byte> make_image(const FixedModel& model, int streams = 1, int ports = 1) {
   const TemporaryImage file;
-  write_image(Ctx{2}, model, file.path, streams);
+  write_image(Ctx{2}, model, file.path, streams, {}, ports);
   return file.bytes();
 }
 
 TEST(Machine, EqualsTheIntegerNetworkBitForBit) {
   const std::tuple<idx, idx, idx, idx> shapes[] = {
       {64, 64, 1, 1}, {64, 128, 2, 7}, {128, 320, 3, 33}, {192, 64, 2, 100}, {320, 832, 2, 257}};
+  int ports = 1;
   for (const auto& [d, f, layers, vocab] : shapes) {
     const FixedModel model = random_fixed_model(small_config(d, f, layers, vocab), 7);
     FixedNetwork network(Ctx{2}, model);
-    const std::vector<std::byte> bytes = make_image(model);
+    const std::vector<std::byte> bytes = make_image(model, 1, ports);
+    ports = ports == kMaxPorts ? 1 : 2 * ports;
     const Image image(bytes, "test");
     Machine machine(Ctx{2}, image);
     std::vector<std::int32_t> state(static_cast<std::size_t>(layers * d));
@@ -103,7 +105,7 @@ TEST(Machine, EqualsTheIntegerNetworkBitForBit) {
 
 TEST(Machine, StreamsAreIndependent) {
   const FixedModel model = random_fixed_model(small_config(128, 192, 2, 50), 3);
-  const std::vector<std::byte> one = make_image(model), three = make_image(model, 3);
+  const std::vector<std::byte> one = make_image(model), three = make_image(model, 3, 2);
   const Image image1(one, "one"), image3(three, "three");
   Machine together(Ctx{1}, image3, 3);
   std::vector<Machine> alone;
@@ -235,7 +237,23 @@ TEST(Image, OtherVersionsAndPortsAreRefused) {
   };
   refused(offsetof(ImageHeader, version), "image's version is 1, expected 2");
   refused(offsetof(ImageHeader, isa), "instruction set's version is 1, expected 2");
-  refused(offsetof(ImageHeader, ports), "number of memory ports is 2, expected 1");
+  refused(offsetof(ImageHeader, ports), "section layers has");
+  const auto refused_ports = [&](std::uint32_t n) {
+    std::vector<std::byte> bad = good;
+    std::memcpy(bad.data() + offsetof(ImageHeader, ports), &n, 4);
+    seal(bad);
+    try {
+      const Image image(bad, "bad");
+      FAIL() << n;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("number of memory ports is " + std::to_string(n) +
+                                           ", expected 1, 2, 4 or 8"),
+                std::string::npos)
+          << e.what();
+    }
+  };
+  for (const std::uint32_t n : {0U, 3U, 6U, 16U, 0x80000001U}) refused_ports(n);
+  EXPECT_THROW(make_image(random_fixed_model(small_config(64, 64, 1, 9), 1), 1, 3), Error);
 }
 
 TEST(Image, TheRunQueueIsNotOverfilled) {
@@ -328,6 +346,16 @@ TEST(Cycles, StayNearTheStreamAndCountEveryBeat) {
       count_cycles(program, shape, true, {}, {.latency = 100, .beats_per_cycle = 0.5});
   EXPECT_GE(half.cycles, 2 * beats);
   EXPECT_LT(half.cycles, 2 * beats + 20000);
+  // Two ports: half the floor, and the same between the matrices.
+  Shape wide = shape;
+  wide.ports = 2;
+  const CycleReport two =
+      count_cycles(make_program(wide, 2, place_sections(wide, 2000)), wide, true, {}, {});
+  EXPECT_LT(two.weight_beats, r.weight_beats / 2 * 101 / 100);
+  EXPECT_GE(two.weight_beats, r.weight_beats / 2);
+  EXPECT_EQ(two.beats, static_cast<std::uint64_t>(24 * wide.layer_beats() + wide.head_beats() +
+                                                  wide.embedding_row_beats()));
+  EXPECT_LT(two.cycles, two.weight_beats * 108 / 100);
   // A prompt token skips the head.
   EXPECT_LT(count_cycles(program, shape, false, {}, {}).beats, beats - 102400);
 }

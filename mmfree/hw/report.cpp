@@ -28,10 +28,11 @@ TokenCost token_cost(const Shape& shape, int streams, const CoreModel& core,
   const double passed =
       layers * (8 * d + 3 * m + 2 * f) + 3 * d;                 // elements through the vector unit
   const double results = layers * (5 * m + 3 * d + 4 * f) + d;  // read and written by epilogues
+  const auto ports = static_cast<double>(shape.ports);
   const double words = weight_beats * kLanes / 4 + passed * 1.75 + results;
   c.joule.memory = c.bytes_per_token * energy.dram_byte * 1e-12;
   c.joule.sram = words * energy.sram_word * 1e-12;
-  c.joule.accumulate = weight_beats * kLanes * kRows * energy.accumulate * 1e-12;
+  c.joule.accumulate = weight_beats * ports * kLanes * kRows * energy.accumulate * 1e-12;
   c.joule.multiply = (passed * 2 + results * 2) * energy.multiply * 1e-12;
   c.state_bits = n * layers * m * kHBits;
   return c;

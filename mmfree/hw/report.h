@@ -20,7 +20,7 @@ struct TokenCost {
   int streams = 1;
   double cycles_per_token = 0;  // of one stream: cycles / streams
   double bytes_per_token = 0;
-  double floor_cycles = 0;  // weight beats / streams: one port that never idles
+  double floor_cycles = 0;  // weight beats of a port / streams: ports that never idle
   double utilisation = 0;   // weight beats / cycles
   struct {
     double memory, sram, accumulate, multiply;

@@ -39,6 +39,7 @@ package mmf_isa_pkg;
   localparam int ERROR_SHAPE = 9;  // shape that this core is too small for
   localparam int ERROR_SECTION_CRC = 10;  // a section is damaged
   localparam int ERROR_NOT_LOADED = 11;  // started without an image
+  localparam int ERROR_PORTS = 12;  // the image is for another number of ports
   localparam logic [7:0] OP_NOP = 8'h00;  // nothing
   localparam logic [7:0] OP_HALT = 8'h01;  // wait until all units are idle; the token is done
   localparam logic [7:0] OP_FENCE = 8'h02;  // wait until all units are idle
