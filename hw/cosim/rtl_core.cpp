@@ -17,6 +17,8 @@
 #include "Vmmf_core_b2___024root.h"
 #include "Vmmf_core_b8.h"
 #include "Vmmf_core_b8___024root.h"
+#include "Vmmf_core_small.h"
+#include "Vmmf_core_small___024root.h"
 #endif
 #include "mmfree/core/error.h"
 #include "mmfree/core/rng.h"
@@ -24,10 +26,16 @@
 namespace mmfree::hw {
 namespace {
 
-// Of the compiled core: hw/cosim/CMakeLists.txt gives both the same numbers.
-constexpr idx kWidth = MMF_RTL_WIDTH;
-constexpr idx kStateSize = MMF_RTL_STATE;
+// Of the compiled cores: hw/cosim/CMakeLists.txt gives both the same numbers.
+struct Build {
+  int streams;
+  std::size_t lanes;  // bytes of a beat of the port
+  idx width, state;
+};
 constexpr std::size_t kProgram = MMF_RTL_PROGRAM;
+constexpr Build large(int streams) {
+  return {streams, kLanes, MMF_RTL_WIDTH, MMF_RTL_STATE};
+}
 
 struct Burst {
   std::uint64_t address;
@@ -75,7 +83,7 @@ struct RtlCore::Impl {
 
 namespace {
 
-template <class Top, int streams>
+template <class Top, Build build>
 struct Core final : RtlCore::Impl {
   Core(const Image& i, const RtlMemory& m) : image(i), memory(m), top(&context) {}
 
@@ -87,7 +95,9 @@ struct Core final : RtlCore::Impl {
       context.coveragep()->write(fmt::format("{}/core_{}.dat", folder, n++).c_str());
   }
 #endif
-  static constexpr auto kB = static_cast<std::size_t>(streams);
+  static constexpr auto kB = static_cast<std::size_t>(build.streams);
+  static constexpr std::size_t kBeat = build.lanes;
+  static constexpr std::size_t kElements = kBeat / 2;  // of a word of X, Z or constants
   const Image& image;
   RtlMemory memory;
   VerilatedContext context;
@@ -116,8 +126,8 @@ struct Core final : RtlCore::Impl {
     const bool give = !bursts.empty() && now >= ideal && !stall(0);
     if (give) {
       const Burst& b = bursts.front();
-      const std::uint64_t at = b.address + std::uint64_t{beat} * kBeatBytes;
-      std::memcpy(&top.rdata_i, image.bytes().data() + at, kBeatBytes);
+      const std::uint64_t at = b.address + beat * kBeat;
+      std::memcpy(&top.rdata_i, image.bytes().data() + at, kBeat);
       top.rvalid_i = 1;
       top.rlast_i = beat + 1 == b.beats;
     }
@@ -138,7 +148,7 @@ struct Core final : RtlCore::Impl {
       }
     }
     if (ask) {
-      const std::uint64_t end = address + std::uint64_t{beats} * kBeatBytes;
+      const std::uint64_t end = address + beats * kBeat;
       if (end > image.bytes().size())
         fail(ErrorKind::numeric,
              fmt::format("the RTL reads {} beats at byte {}, outside the image", beats, address));
@@ -173,8 +183,8 @@ struct Core final : RtlCore::Impl {
     auto& r = root();
     if (i.op() == Op::LDC) {
       std::uint32_t crc = 0;
-      for (unsigned k = 0; k < i.len(); ++k)
-        crc = crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(32) + k].data(), kBeatBytes);
+      for (std::size_t k = 0; k < i.len() * kBeatBytes / kBeat; ++k)
+        crc = crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(kElements) + k].data(), kBeat);
       return crc;
     }
     if (i.op() == Op::EMB) {
@@ -189,7 +199,7 @@ struct Core final : RtlCore::Impl {
   template <class Memory>
   std::uint32_t vector_digest(const Memory& m, std::size_t n, std::size_t b, std::uint32_t crc) {
     std::vector<std::uint32_t> v(n);
-    for (std::size_t k = 0; k < n; ++k) v[k] = m[k / 32][32 * b + k % 32];
+    for (std::size_t k = 0; k < n; ++k) v[k] = m[k / kElements][kElements * b + k % kElements];
     return crc32c(crc, v.data(), n * 4);
   }
 
@@ -203,9 +213,10 @@ struct Core final : RtlCore::Impl {
       case Op::LDS:
         return crc32c(crc, &r.mmf_core__DOT__s_regs[32 * b + i.dst()], kBeatBytes);
       case Op::QNT:
-        for (std::size_t k = 0; k < i.len(); ++k)
-          crc =
-              crc32c(crc, r.mmf_core__DOT__q_mem[i.dst() * bank_words(64) + k].data() + 16 * b, 64);
+        for (std::size_t k = 0; k < i.len() * kLanes / kBeat; ++k)
+          crc = crc32c(
+              crc, r.mmf_core__DOT__q_mem[i.dst() * bank_words(kBeat) + k].data() + kBeat / 4 * b,
+              kBeat);
         return crc;
       case Op::STAT:
         if ((i.field("mode") & kMODE_SS) != 0) reg(i.dst());
@@ -261,10 +272,10 @@ struct Core final : RtlCore::Impl {
     return crc32c(crc32c(crc, &row, 4), &key, 8);
   }
 
-  static std::size_t bank_words(idx elements) {
-    idx depth = 1;
-    while (depth < kWidth) depth *= 2;
-    return static_cast<std::size_t>(depth / elements);
+  static std::size_t bank_words(std::size_t elements) {
+    std::size_t depth = 1;
+    while (depth < static_cast<std::size_t>(build.width)) depth *= 2;
+    return depth / elements;
   }
 
   void compare_retired() {
@@ -363,27 +374,38 @@ struct Core final : RtlCore::Impl {
   }
 };
 
-std::unique_ptr<RtlCore::Impl> make_core(const Image& image, const RtlMemory& memory, int streams) {
-  if (streams == 1) return std::make_unique<Core<Vmmf_core, 1>>(image, memory);
+template <class Top, Build build>
+std::unique_ptr<RtlCore::Impl> make(const Image& image, const RtlMemory& memory) {
+  const Shape n = image.shape();
+  const idx widest = std::max({n.d, n.m, n.f});
+  if (widest > build.width || n.layers * n.m > build.state || image.program().size() > kProgram)
+    fail(ErrorKind::config, fmt::format("{}: vectors of {}, a state of {} and {} instructions; the "
+                                        "compiled core has {}, {} and {}",
+                                        image.name(), widest, n.layers * n.m,
+                                        image.program().size(), build.width, build.state, kProgram));
+  return std::make_unique<Core<Top, build>>(image, memory);
+}
+
+std::unique_ptr<RtlCore::Impl> make_core(const Image& image, const RtlMemory& memory, int streams,
+                                         RtlSize size) {
 #ifndef MMF_RTL_ONE_STREAM
-  if (streams == 2) return std::make_unique<Core<Vmmf_core_b2, 2>>(image, memory);
-  if (streams == 8) return std::make_unique<Core<Vmmf_core_b8, 8>>(image, memory);
+  if (streams == 1 && size == RtlSize::small)
+    return make<Vmmf_core_small,
+                Build{1, RtlCore::kSmallLanes, RtlCore::kSmallWidth, RtlCore::kSmallState}>(image,
+                                                                                            memory);
+  if (streams == 2 && size == RtlSize::large) return make<Vmmf_core_b2, large(2)>(image, memory);
+  if (streams == 8 && size == RtlSize::large) return make<Vmmf_core_b8, large(8)>(image, memory);
 #endif
+  if (streams == 1 && size == RtlSize::large) return make<Vmmf_core, large(1)>(image, memory);
   fail(ErrorKind::config,
-       fmt::format("{}: {} streams; cores are compiled for 1, 2 and 8", image.name(), streams));
+       fmt::format("{}: {} streams; cores are compiled for 1, 2 and 8, the small one for 1",
+                   image.name(), streams));
 }
 
 }  // namespace
 
-RtlCore::RtlCore(const Image& image, const RtlMemory& memory, int streams)
-    : impl_(make_core(image, memory, streams)) {
-  const Shape n = image.shape();
-  const idx widest = std::max({n.d, n.m, n.f});
-  if (widest > kWidth || n.layers * n.m > kStateSize || image.program().size() > kProgram)
-    fail(ErrorKind::config, fmt::format("{}: vectors of {}, a state of {} and {} instructions; the "
-                                        "compiled core has {}, {} and {}",
-                                        image.name(), widest, n.layers * n.m,
-                                        image.program().size(), kWidth, kStateSize, kProgram));
+RtlCore::RtlCore(const Image& image, const RtlMemory& memory, int streams, RtlSize size)
+    : impl_(make_core(image, memory, streams, size)) {
   impl_->start();
 }
 

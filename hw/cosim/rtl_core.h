@@ -33,6 +33,10 @@ inline constexpr std::array<std::string_view, kStalls> kStallNames = {"none", "s
                                                                       "unit", "hazard"};
 using StallCounts = std::array<std::array<std::uint64_t, kStalls>, 16>;  // [operation][cause]
 
+// The core for all that the project trains or loads, and the small one that is placed and routed
+// (hw/synth/pnr_core.sv): 16 lanes, a port of 128 bits, 4 lanes of the vector unit.
+enum class RtlSize { large, small };
+
 class RtlCore {
  public:
   // The numbers of streams that cores are compiled for; the search for faults compiles one only.
@@ -42,9 +46,13 @@ class RtlCore {
   static constexpr std::array<int, 3> kStreams = {1, 2, 8};
 #endif
 
+  static constexpr int kSmallLanes = 16, kSmallVectorLanes = 4, kSmallFifo = 128;
+  static constexpr idx kSmallWidth = 256, kSmallState = 768;
+
   // Throws a config Error if no compiled core has `streams` or it is too small for the image. The
   // image must outlive this.
-  RtlCore(const Image& image, const RtlMemory& memory, int streams = 1);
+  RtlCore(const Image& image, const RtlMemory& memory, int streams = 1,
+          RtlSize size = RtlSize::large);
   ~RtlCore();
 
   // One token of every stream. `lockstep`: a machine that has seen the same tokens; it runs the

@@ -76,11 +76,10 @@ module mmf_core_sfu #(
 
   assign busy_o = state_q != StIdle;
   assign done_o = state_q == StDone;
-  // The last step of each function, in the cycle of done_o: rounding of a product, or turning into a scale.
+  // The last step, in the cycle of done_o: turning into a scale.
   always_comb begin
     case (fn_q)
-      4'(mmf_isa_pkg::FN_MUL): result_o = {clamp_exponent(mul_e), mul_m};
-      4'(mmf_isa_pkg::FN_RSQ): result_o = result_q;
+      4'(mmf_isa_pkg::FN_MUL), 4'(mmf_isa_pkg::FN_RSQ): result_o = result_q;
       default: result_o = to_scale(result_q[M-1:0], result_q[M+15:M], frac_q);
     endcase
   end
@@ -117,10 +116,10 @@ module mmf_core_sfu #(
         StMul: begin
           product_q <= ma_q * mb_q;
           nothing_q <= ma_q == '0 || mb_q == '0;
-          state_q <= fn_q == 4'(mmf_isa_pkg::FN_SCL) ? StScale : StDone;
+          state_q <= StScale;
         end
         StScale: begin
-          if (fn_q == 4'(mmf_isa_pkg::FN_SCL)) result_q <= {clamp_exponent(mul_e), mul_m};
+          if (fn_q != 4'(mmf_isa_pkg::FN_RCP)) result_q <= {clamp_exponent(mul_e), mul_m};
           state_q <= StDone;
         end
         StDiv: begin

@@ -60,7 +60,7 @@ class Stream {
     while (runs_[run_].beats == 0) ++run_;
     Run& r = runs_[run_];
     const auto burst = static_cast<std::uint64_t>(core_.burst_beats);
-    const std::uint64_t n = std::min({r.beats, burst, 64 - r.at % 64});  // never across 4 KiB
+    const std::uint64_t n = std::min({r.beats, burst, 64 - r.at % 64});  // within 4 KiB
     Time at = std::max(r.appended + core_.request, last_request_ + 1);
     if (!r.started) at = std::max(at, last_request_ + 2);  // the run is loaded first
     r.started = true;
@@ -214,7 +214,7 @@ class Core {
       case Op::WST:
         at = std::max(at, stream_.room(c_.run_queue));
         now_ = at + 1;
-        stream_.append(i.field("page") * 64, i.field("beats"), at);
+        append(i, i.field("beats"), at);
         break;
       case Op::ENDL:
         now_ = at + c_.loop;
@@ -226,8 +226,7 @@ class Core {
         now_ = at + 1;
         break;
       case Op::EMB:
-        stream_.append(i.field("page") * 64, i.len(),
-                       at);  // the token's row; which one does not matter
+        append(i, i.len(), at);  // the token's row; which one does not matter
         done = free_[unit] = load(at, i.len());
         break;
       case Op::LDC:
@@ -276,9 +275,14 @@ class Core {
   Time pass(const Instruction& i) const {
     return (static_cast<Time>(i.len()) * kLanes + c_.vector_lanes - 1) / c_.vector_lanes;
   }
+  // Beats of the port for the 64 bytes that instructions count in.
+  std::uint64_t split() const { return static_cast<std::uint64_t>(kLanes / c_.lanes); }
+  void append(const Instruction& i, std::uint64_t beats, Time at) {
+    stream_.append(i.field("page") * 64 * split(), beats * split(), at);
+  }
   Time load(Time at, std::uint64_t beats) {
     Time t = at;
-    for (std::uint64_t k = 0; k < beats; ++k) {
+    for (std::uint64_t k = 0; k < beats * split(); ++k) {
       t = std::max(t + 1, stream_.arrival());
       stream_.take(t);
     }
@@ -288,13 +292,14 @@ class Core {
     const std::uint64_t groups = (i.field("rows") + kRows - 1) / kRows;
     Time t = at + c_.tile_start - 1;
     Time last_row = t;
+    const std::uint64_t beats = i.len() * split();  // of a group
     for (std::uint64_t g = 0; g < groups; ++g, ++group_) {
-      for (unsigned k = 0; k < i.len(); ++k) {
+      for (std::uint64_t k = 0; k < beats; ++k) {
         const Time next = t + 1;
         Time beat = std::max(next, stream_.arrival());
         report.idle_memory += static_cast<std::uint64_t>(beat - next);
         const auto room = static_cast<std::uint64_t>(c_.result_groups);
-        if (k + 1 == i.len() && group_ >= room) {
+        if (k + 1 == beats && group_ >= room) {
           const Time free = left_[(group_ - room) % 64] - 1;
           if (free > beat) {
             report.idle_epilogue += static_cast<std::uint64_t>(free - beat);
@@ -309,7 +314,7 @@ class Core {
       left_[group_ % 64] = epilogue_free_;
       last_row = start + static_cast<Time>((i.field("rows") - 1) % kRows);
     }
-    report.weight_beats += groups * i.len();
+    report.weight_beats += groups * beats;
     last_beat_ = t;
     if (keeps_row(static_cast<unsigned>(i.field("epi")))) {
       epilogue_free_ += c_.choice_depth;
