@@ -37,14 +37,13 @@ std::uint64_t run_small(const Image& image, const RtlMemory& memory, int streams
                         std::uint64_t seed) {
   const Shape n = image.shape();
   if (RtlCore::kStreams.size() == 1 || streams != 1 ||
-      std::max({n.d, n.m, n.f}) > RtlCore::kSmallWidth ||
-      n.layers * n.m > RtlCore::kSmallState)
+      std::max({n.d, n.m, n.f}) > RtlCore::kSmallWidth || n.layers * n.m > RtlCore::kSmallState)
     return 0;
   Machine machine(Ctx{1}, image);
   RtlCore core(image, memory, 1, RtlSize::small);
   for (std::uint64_t t = 0; t < 2; ++t) {
-    const auto token = static_cast<std::int32_t>(random_bits(seed, 14, t) %
-                                                 static_cast<std::uint64_t>(n.vocab));
+    const auto token =
+        static_cast<std::int32_t>(random_bits(seed, 14, t) % static_cast<std::uint64_t>(n.vocab));
     try {
       const std::int32_t next =
           core.run({token, t == 0, random_sampling(seed, t, 1)}, true, &machine);

@@ -184,7 +184,8 @@ struct Core final : RtlCore::Impl {
     if (i.op() == Op::LDC) {
       std::uint32_t crc = 0;
       for (std::size_t k = 0; k < i.len() * kBeatBytes / kBeat; ++k)
-        crc = crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(kElements) + k].data(), kBeat);
+        crc =
+            crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(kElements) + k].data(), kBeat);
       return crc;
     }
     if (i.op() == Op::EMB) {
@@ -379,10 +380,11 @@ std::unique_ptr<RtlCore::Impl> make(const Image& image, const RtlMemory& memory)
   const Shape n = image.shape();
   const idx widest = std::max({n.d, n.m, n.f});
   if (widest > build.width || n.layers * n.m > build.state || image.program().size() > kProgram)
-    fail(ErrorKind::config, fmt::format("{}: vectors of {}, a state of {} and {} instructions; the "
-                                        "compiled core has {}, {} and {}",
-                                        image.name(), widest, n.layers * n.m,
-                                        image.program().size(), build.width, build.state, kProgram));
+    fail(ErrorKind::config,
+         fmt::format("{}: vectors of {}, a state of {} and {} instructions; the "
+                     "compiled core has {}, {} and {}",
+                     image.name(), widest, n.layers * n.m, image.program().size(), build.width,
+                     build.state, kProgram));
   return std::make_unique<Core<Top, build>>(image, memory);
 }
 
@@ -390,9 +392,8 @@ std::unique_ptr<RtlCore::Impl> make_core(const Image& image, const RtlMemory& me
                                          RtlSize size) {
 #ifndef MMF_RTL_ONE_STREAM
   if (streams == 1 && size == RtlSize::small)
-    return make<Vmmf_core_small,
-                Build{1, RtlCore::kSmallLanes, RtlCore::kSmallWidth, RtlCore::kSmallState}>(image,
-                                                                                            memory);
+    return make<Vmmf_core_small, Build{1, RtlCore::kSmallLanes, RtlCore::kSmallWidth,
+                                       RtlCore::kSmallState}>(image, memory);
   if (streams == 2 && size == RtlSize::large) return make<Vmmf_core_b2, large(2)>(image, memory);
   if (streams == 8 && size == RtlSize::large) return make<Vmmf_core_b8, large(8)>(image, memory);
 #endif

@@ -94,7 +94,7 @@ module mmf_core #(
   logic [1024*Streams-1:0] s_regs;
   logic [24*Streams-1:0]   best_row;
   logic [mmf_num_pkg::KEY_W*Streams-1:0] best_key;
-  logic [127:0]            program_mem [0:ProgramSize-1];
+  (* ram_style = "distributed" *) logic [127:0] program_mem [0:ProgramSize-1];
   logic [32*Streams-1:0]   x_bits_q, z_bits_q;
 
   // ---------------------------------------------------------------- sequencer

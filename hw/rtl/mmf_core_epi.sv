@@ -5,7 +5,7 @@
 module mmf_core_epi #(
   parameter int RowW = 16,
   parameter int StateW = 16,       // of an address in H
-  parameter int SumW = 24,         // of a row sum
+  parameter int SumW = 24,         // of a row sum, at least 17
   parameter int Groups = 8         // power of two
 ) (
   input  logic             clk_i,
@@ -67,12 +67,12 @@ module mmf_core_epi #(
   logic [2:0] lane_q;
   logic [RowW-1:0] row_q;
   logic active, last_lane, last_row, keeps_row;
-  logic [2:0] pause_q;
+  logic [3:0] pause_q;
   logic [5*SumW-1:0] head;
   logic ctx;
   assign ctx = ctx_out_q[0];
   assign head = fifo[out_q[GW-1:0]];
-  assign active = in_q != out_q && pause_q == 3'd0;
+  assign active = in_q != out_q && pause_q == 4'd0;
   assign last_lane = lane_q == 3'd4;
   assign last_row = row_q + 1'b1 >= rows_q[ctx];
   assign keeps_row = epi_q[ctx] == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE);
@@ -119,7 +119,7 @@ module mmf_core_epi #(
   // What the last stage makes sums of.
   logic signed [43:0] kept9_q;
   logic signed [34:0] new9_q;
-  logic signed [SumW+17:0] gated9_q;
+  logic signed [SumW+18:0] gated9_q;  // with its rounding
   logic signed [31:0] x9_q;
   logic [17:0] t9_q;
 
@@ -130,15 +130,15 @@ module mmf_core_epi #(
     else scaled = (42'(prod2_q) + $signed(half2_q)) >>> shift2_q;
   end
 
-  // Stage 4: saturate; the gate's input is the state for SWISHG.
+  // Stage 4: saturate; the gate's input is the state for SWISHG. A number fits if the bits above are its sign, which takes a tree of
+  // gates where a comparison would be a chain.
   logic signed [17:0] act;
   logic signed [31:0] y;
+  logic signed [41:0] gate_input;
   always_comb begin
-    if (e_q[3] == 4'(mmf_isa_pkg::EPI_SWISHG))
-      act = from_state3_q > 25'sd131071 ? 18'sd131071 : (from_state3_q < -25'sd131072 ? -18'sd131072 : from_state3_q[17:0]);
-    else
-      act = scaled3_q > 42'sd131071 ? 18'sd131071 : (scaled3_q < -42'sd131072 ? -18'sd131072 : scaled3_q[17:0]);
-    y = scaled3_q > 42'sd2147483647 ? 32'sh7fffffff : (scaled3_q < -42'sd2147483648 ? 32'sh80000000 : scaled3_q[31:0]);
+    gate_input = e_q[3] == 4'(mmf_isa_pkg::EPI_SWISHG) ? 42'(from_state3_q) : scaled3_q;
+    act = gate_input[41:17] == {25{gate_input[41]}} ? gate_input[17:0] : {gate_input[41], {17{!gate_input[41]}}};
+    y = scaled3_q[41:31] == {11{scaled3_q[41]}} ? scaled3_q[31:0] : {scaled3_q[41], {31{!scaled3_q[41]}}};
   end
 
   // Stage 5: table
@@ -166,18 +166,17 @@ module mmf_core_epi #(
 
   // Stage 10: state, gated value, residual
   logic signed [43:0] state_wide;
-  logic signed [42:0] gated_wide;
+  logic signed [SumW+14:0] gated_wide;
   logic signed [32:0] residual_wide;
-  logic [31:0] value;
+  logic [31:0] residual, gated, value;
   logic [31:0] bits_q, bits_next;
   always_comb begin
     state_wide = (kept9_q + $signed({{3{new9_q[34]}}, new9_q, 6'd0})) >>> 15;
-    gated_wide = (43'(gated9_q) + 43'sd8) >>> 4;
+    gated_wide = gated9_q[SumW+18:4];
     residual_wide = $signed({x9_q[31], x9_q}) + $signed({y_q[9][31], y_q[9]});
-    if (e_q[9] == 4'(mmf_isa_pkg::EPI_RESADD))
-      value = residual_wide > 33'sd2147483647 ? 32'h7fffffff : (residual_wide < -33'sd2147483648 ? 32'h80000000 : residual_wide[31:0]);
-    else
-      value = gated_wide > 43'sd2147483647 ? 32'h7fffffff : (gated_wide < -43'sd2147483648 ? 32'h80000000 : gated_wide[31:0]);
+    residual = residual_wide[32] == residual_wide[31] ? residual_wide[31:0] : {residual_wide[32], {31{!residual_wide[32]}}};
+    gated = gated_wide[SumW+14:31] == {(SumW-16){gated_wide[SumW+14]}} ? gated_wide[31:0] : {gated_wide[SumW+14], {31{!gated_wide[SumW+14]}}};
+    value = e_q[9] == 4'(mmf_isa_pkg::EPI_RESADD) ? residual : gated;
     bits_next = (first_q[9] ? 32'd0 : bits_q) | (value ^ {32{value[31]}});
   end
   assign we_o = v_q[9];
@@ -185,7 +184,7 @@ module mmf_core_epi #(
   assign waddr_o = r_q[9];
   assign hwaddr_o = ha_q[9];
   assign t_o = t9_q;
-  assign h_o = state_wide > 44'sd8388607 ? 24'h7fffff : (state_wide < -44'sd8388608 ? 24'h800000 : state_wide[23:0]);
+  assign h_o = state_wide[43:23] == {21{state_wide[43]}} ? state_wide[23:0] : {state_wide[43], {23{!state_wide[43]}}};
   assign v_o = value;
   assign bits_o = bits_next;
   assign done_o = (v_q[9] && last_q[9] && !keeps_q[9]) || (v_q[9+Late] && last_q[9+Late] && keeps_q[9+Late]);
@@ -280,7 +279,7 @@ module mmf_core_epi #(
     // 9
     kept9_q <= 44'(kept_q[8]);
     new9_q <= silu8_q * rest_q[8];
-    gated9_q <= sum_q[8] * gate8_q;
+    gated9_q <= sum_q[8] * gate8_q + (SumW+19)'(8);
     x9_q <= x_q[8];
     t9_q <= e_q[8] == 4'(mmf_isa_pkg::EPI_SIGF) ? {2'd0, forget} : silu8_q;
     // 10
@@ -303,7 +302,7 @@ module mmf_core_epi #(
       v_q <= {v_q[8+Late:1], active && row_q < rows_q[ctx]};
       first_q <= {first_q[8+Late:1], row_q == '0};
       last_q <= {last_q[8+Late:1], active && last_row && row_q < rows_q[ctx]};
-      if (pause_q != 3'd0) pause_q <= pause_q - 3'd1;
+      if (pause_q != 4'd0) pause_q <= pause_q - 4'd1;
       if (active) begin
         row_q <= row_q + 1'b1;
         lane_q <= lane_q + 3'd1;
@@ -313,7 +312,7 @@ module mmf_core_epi #(
           if (last_row) begin
             row_q <= '0;
             ctx_out_q <= ctx_out_q + 2'd1;
-            if (keeps_row) pause_q <= 3'(Late);
+            if (keeps_row) pause_q <= 4'(Late);
           end
         end
       end

@@ -1,4 +1,4 @@
-// Gumbel noise of rows for sampling, one a cycle, 14 cycles after the row: 13 rounds of Threefry-2x32 (additions, rotations, exclusive
+// Gumbel noise of rows for sampling, one a cycle, 16 cycles after the row: 13 rounds of Threefry-2x32 (additions, rotations, exclusive
 // ors), then a table of lines by side, octave and segment. mmfree/hw/noise.h is the arithmetic, bit for bit.
 module mmf_core_noise (
   input  logic        clk_i,
@@ -66,16 +66,24 @@ module mmf_core_noise (
     inside12_q <= mantissa[30-SegW -: InW];
   end
 
-  // Stages 13 and 14: the line through the segment.
-  logic [ValueW+SlopeW-1:0] line;
-  logic [SlopeW+InW-1:0] change;
-  logic signed [ValueW-1:0] value;
+  // Stages 13 to 16: the line through the segment; its table is a block RAM, which takes half a cycle to answer.
+  logic [ValueW+SlopeW-1:0] line, line14_q;
+  logic [SlopeW+InW-1:0] change15_q;
+  logic [SlopeW-1:0] change;
+  logic [InW-1:0] inside14_q;
+  logic signed [ValueW-1:0] value15_q;
+  logic side14_q, side15_q;
   mmf_noise_rom u_rom (.clk_i, .addr_i({side12_q, octave12_q, segment12_q}), .data_q(line));
-  assign change = (line[SlopeW-1:0] * inside13_q + (SlopeW+InW)'(1 << (InW - 1))) >> InW;
-  assign value = line[SlopeW +: ValueW];
+  assign change = SlopeW'((change15_q + (SlopeW+InW)'(1 << (InW - 1))) >> InW);
   always_ff @(posedge clk_i) begin
     side13_q <= side12_q;
     inside13_q <= inside12_q;
-    noise_o <= side13_q ? value + $signed(ValueW'(change)) : value - $signed(ValueW'(change));
+    side14_q <= side13_q;
+    inside14_q <= inside13_q;
+    line14_q <= line;
+    side15_q <= side14_q;
+    change15_q <= line14_q[SlopeW-1:0] * inside14_q;
+    value15_q <= line14_q[SlopeW +: ValueW];
+    noise_o <= side15_q ? value15_q + $signed(ValueW'(change)) : value15_q - $signed(ValueW'(change));
   end
 endmodule

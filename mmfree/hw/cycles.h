@@ -26,13 +26,13 @@ struct CoreModel {
   int run_queue = 4;
   int load_tail = 2;
   int stat_tail = 11, quantize_tail = 8;
-  int multiply = 4, scale = 4, reciprocal = 20, root = 53;
+  int multiply = 5, scale = 5, reciprocal = 20, root = 53;
   int tile_start = 1, tile_depth = 7;
-  // From a row's entry to what reads the written row; more for ARGMAX and SAMPLE, and the next matrix
-  // waits as long.
+  // From a row's entry to what reads the written row; more for ARGMAX and SAMPLE, and the next
+  // matrix waits as long.
   int epilogue_depth = kEpilogueStages, choice_depth = kChoiceStages - kEpilogueStages;
-  int request = 2;         // from a run's instruction to its first request
-  int arrive = 1;          // from the port into the FIFO
+  int request = 2;  // from a run's instruction to its first request
+  int arrive = 1;   // from the port into the FIFO
   int result_groups = 8;
   int loop = 2;
 };
