@@ -1,4 +1,4 @@
-// Prefetcher: reads runs of 64-byte beats in the order in which they were appended, by AXI4 bursts that never cross 4 KiB, and
+// Prefetcher: reads runs of beats in the order in which they were appended, by AXI4 bursts that never cross 4 KiB, and
 // keeps them in a FIFO that its consumers empty. A burst is asked for only if the FIFO has room for all of it beside what is
 // under way, so rready_o never falls and the memory cannot be blocked.
 module mmf_core_fetch #(
@@ -6,16 +6,17 @@ module mmf_core_fetch #(
   parameter int BurstBeats = 64,   // power of two, at most 64
   parameter int Bursts     = 16,   // most that are outstanding
   parameter int Queue      = 4,    // runs that wait; power of two
-  parameter int BeatBits   = 512   // other than 512 for proofs only
+  parameter int BeatBytes  = 64,   // power of two, at most 64
+  parameter int BeatBits   = 8 * BeatBytes  // another number for proofs only
 ) (
   input  logic         clk_i,
   input  logic         rst_ni,
-  // Runs: first beat (64 bytes each, from address 0) and number of beats.
+  // Runs: first beat (from address 0) and number of beats.
   input  logic         run_valid_i,
   output logic         run_ready_o,
   input  logic [31:0]  run_beat_i,
   input  logic [31:0]  run_len_i,
-  // AXI4 read channel, 512 bits.
+  // AXI4 read channel.
   output logic         arvalid_o,
   input  logic         arready_i,
   output logic [37:0]  araddr_o,
@@ -42,7 +43,7 @@ module mmf_core_fetch #(
   logic [FW:0] promised_q;                    // beats in the FIFO or under way
   logic [$clog2(Bursts+1)-1:0] outstanding_q;
 
-  logic [6:0] to_page;                        // beats to the end of the 4 KiB
+  logic [6:0] to_page;                        // beats to the end of 64, which lie in one 4 KiB
   logic [31:0] burst;
   logic queue_empty, load, room, ask;
   assign queue_empty = queue_in_q == queue_out_q;
@@ -55,7 +56,7 @@ module mmf_core_fetch #(
   end
   assign room = {{(31-FW){1'b0}}, promised_q} + burst <= 32'(FifoBeats) && outstanding_q < ($clog2(Bursts+1))'(Bursts);
   assign arvalid_o = left_q != 32'd0 && room;
-  assign araddr_o = {beat_q, 6'd0};
+  assign araddr_o = 38'({6'd0, beat_q} << $clog2(BeatBytes));
   assign arlen_o = 8'(burst - 32'd1);
   assign ask = arvalid_o && arready_i;
   assign load = left_q == 32'd0 && !queue_empty;

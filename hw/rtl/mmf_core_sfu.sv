@@ -14,7 +14,7 @@ module mmf_core_sfu #(
   output logic        done_o,      // one cycle, with result_o
   output logic [M+15:0] result_o
 );
-  typedef enum logic [2:0] {StIdle, StMul, StScale, StDiv, StRoot, StDone} state_e;
+  typedef enum logic [2:0] {StIdle, StMul, StRound, StScale, StDiv, StRoot, StDone} state_e;
   state_e state_q;
   logic [3:0] fn_q;
   logic [5:0] frac_q, count_q;
@@ -28,6 +28,8 @@ module mmf_core_sfu #(
   logic [M+15:0] result_q;
   logic [2*M-1:0] product_q;
   logic nothing_q;                 // a factor is 0
+  logic [M-1:0] mul_m_q;           // rounded product
+  logic signed [17:0] mul_e_q;
 
   function automatic logic signed [15:0] clamp_exponent(input logic signed [17:0] e);
     if (e > 18'sd1023) clamp_exponent = 16'sd1023;
@@ -76,11 +78,10 @@ module mmf_core_sfu #(
 
   assign busy_o = state_q != StIdle;
   assign done_o = state_q == StDone;
-  // The last step of each function, in the cycle of done_o: rounding of a product, or turning into a scale.
+  // The last step, in the cycle of done_o: turning into a scale.
   always_comb begin
     case (fn_q)
-      4'(mmf_isa_pkg::FN_MUL): result_o = {clamp_exponent(mul_e), mul_m};
-      4'(mmf_isa_pkg::FN_RSQ): result_o = result_q;
+      4'(mmf_isa_pkg::FN_MUL), 4'(mmf_isa_pkg::FN_RSQ): result_o = result_q;
       default: result_o = to_scale(result_q[M-1:0], result_q[M+15:M], frac_q);
     endcase
   end
@@ -117,10 +118,15 @@ module mmf_core_sfu #(
         StMul: begin
           product_q <= ma_q * mb_q;
           nothing_q <= ma_q == '0 || mb_q == '0;
-          state_q <= fn_q == 4'(mmf_isa_pkg::FN_SCL) ? StScale : StDone;
+          state_q <= StRound;
+        end
+        StRound: begin
+          mul_m_q <= mul_m;
+          mul_e_q <= mul_e;
+          state_q <= StScale;
         end
         StScale: begin
-          if (fn_q == 4'(mmf_isa_pkg::FN_SCL)) result_q <= {clamp_exponent(mul_e), mul_m};
+          if (fn_q != 4'(mmf_isa_pkg::FN_RCP)) result_q <= {clamp_exponent(mul_e_q), mul_m_q};
           state_q <= StDone;
         end
         StDiv: begin

@@ -43,6 +43,8 @@ package mmf_num_pkg;
   localparam int SCALARS = 32;  // scalar registers of a stream
   localparam int CONST_BANKS = 4;  // banks of constants (gains, lower bounds)
   localparam int CODE_BANKS = 2;  // banks of activation codes
+  localparam int EPILOGUE_STAGES = 10;  // cycles from a row's entry into the epilogue to the first that may read what it wrote
+  localparam int CHOICE_STAGES = 18;  // the same for ARGMAX and SAMPLE
   localparam int IMAGE_VERSION = 2;  // of the layout of images; another one is refused
   localparam int ISA_VERSION = 2;  // of the instruction set; another one is refused
   localparam int PAGE_BYTES = 4096;  // alignment of sections of an image; addresses count pages
