@@ -87,14 +87,16 @@ template <class Top, Build build>
 struct Core final : RtlCore::Impl {
   Core(const Image& i, const RtlMemory& m) : image(i), memory(m), top(&context) {}
 
-#if VM_COVERAGE
-  // Coverage builds (coverage.sh): a file for each core, merged afterwards.
   ~Core() override {
+    // The model's scopes leave the context that is current, which may be that of a core made later.
+    Verilated::threadContextp(&context);
+#if VM_COVERAGE
+    // Coverage builds (coverage.sh): a file for each core, merged afterwards.
     static int n = 0;
     if (const char* folder = std::getenv("MMF_COVERAGE"))
       context.coveragep()->write(fmt::format("{}/core_{}.dat", folder, n++).c_str());
-  }
 #endif
+  }
   static constexpr auto kB = static_cast<std::size_t>(build.streams);
   static constexpr std::size_t kBeat = build.lanes;
   static constexpr std::size_t kElements = kBeat / 2;  // of a word of X, Z or constants
@@ -321,6 +323,7 @@ struct Core final : RtlCore::Impl {
       clock();
     }
     top.prog_we_i = 0;
+    for (int k = 0; k < 3; ++k) clock();
   }
 
   void run(std::span<const TokenInput> inputs, bool with_logits, Machine* lockstep) override {
