@@ -356,6 +356,7 @@ struct Core final : RtlCore::Impl {
       clock();
     }
     top.prog_we_i = 0;
+    for (int k = 0; k < 3; ++k) clock();
   }
 
   void run(std::span<const TokenInput> inputs, bool with_logits, Machine* lockstep) override {

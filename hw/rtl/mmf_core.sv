@@ -9,7 +9,7 @@
 // All give and take in the same cycle, so the core sees one stream of wide beats, Ports x 64 bytes; the tiles share the codes, a group has
 // 5 x Ports rows, and a load takes the beats of a wide one in steps.
 //
-// Host: write the program (prog_*), then for each token: token_i, fresh_i, how to draw, logits_i with start_i; done_o pulses when HALT has
+// Host: write the program (prog_*), and three cycles later, for each token: token_i, fresh_i, how to draw, logits_i with start_i; done_o pulses when HALT has
 // retired or an instruction cannot be executed (error_o, error_pc_o; then only reset helps). token_o is the next token if logits_i was
 // set. While the core is idle, ext_* reads the memory through its prefetcher.
 module mmf_core #(
@@ -116,32 +116,45 @@ module mmf_core #(
   logic [24*Streams-1:0] token_q;
   logic [32*Streams-1:0] temperature_q, position_q;
   logic [64*Streams-1:0] seed_q;
-  logic [127:0] ins, ins_next;
+  logic [127:0] ins, ins_next, prog_data_q;
+  logic [PW-1:0] prog_addr_q;
+  logic prog_we_q;
   logic [7:0] op;
-  logic [2:0] unit, unit_next;
-  logic skip, known, known_next;
+  logic [2:0] unit;
+  logic skip, known;
   assign ins_next = program_mem[next_q];
   assign op = ins[7:0];
   assign skip = ins[mmf_isa_pkg::FLAGS_LSB] && !logits_q;
 
-  // Resources that the instruction reads and writes; whether this core can execute it. Decoded as it is fetched.
-  logic [NR-1:0] reads, writes, reads_next, writes_next;
+  // Resources that the instruction reads and writes; whether this core can execute it. Decoded as the program is written.
+  localparam int DecodedW = 2*NR + 5;
+  (* ram_style = "distributed" *) logic [DecodedW-1:0] decoded_mem [0:ProgramSize-1];
+  logic [NR-1:0] reads, writes, reads_d, writes_d;
+  logic [2:0] unit_d;
   logic [3:0] epi;
-  logic legal, legal_next;
+  logic legal, known_d, legal_d;
+  logic decoded_we_q;
+  logic [PW-1:0] decoded_addr_q;
+  logic [DecodedW-1:0] decoded_q;
   assign epi = ins[mmf_isa_pkg::F_TMM_EPI_LSB +: 4];
   mmf_core_decode #(.Width(Width), .Streams(Streams), .Ports(Ports)) u_decode (
-    .ins_i(ins_next), .unit_o(unit_next), .reads_o(reads_next), .writes_o(writes_next), .known_o(known_next), .legal_o(legal_next)
+    .ins_i(prog_data_q), .unit_o(unit_d), .reads_o(reads_d), .writes_o(writes_d), .known_o(known_d), .legal_o(legal_d)
   );
-  always_ff @(posedge clk_i)
+  always_ff @(posedge clk_i) begin
+    prog_we_q <= prog_we_i && rst_ni;
+    prog_addr_q <= prog_addr_i;
+    prog_data_q <= prog_data_i;
+    if (prog_we_q) program_mem[prog_addr_q] <= prog_data_q;
+    decoded_we_q <= prog_we_q && rst_ni;
+    decoded_addr_q <= prog_addr_q;
+    decoded_q <= {legal_d, known_d, unit_d, writes_d, reads_d};
+    if (decoded_we_q) decoded_mem[decoded_addr_q] <= decoded_q;
     if (!run_q || waits || skip || issue) begin
       ins <= ins_next;
-      unit <= unit_next;
-      reads <= reads_next;
-      writes <= writes_next;
-      known <= known_next;
-      legal <= legal_next;
+      {legal, known, unit, writes, reads} <= decoded_mem[next_q];
       pc_q <= next_q;
     end
+  end
 
   // What units have under way.
   logic ld_busy, vec_busy, sfu_busy, tile_busy, tile_open, drain;
@@ -165,9 +178,9 @@ module mmf_core #(
     endcase
   end
   // A consumer waits for beats that nobody asked for, or the token ends with beats left over.
-  logic fetch_idle, starved;
+  logic fetch_idle, starves, starved;  // the last a cycle later
   logic [2:0] order_n_q;
-  assign starved = order_n_q != 3'd0 && fetch_idle;
+  assign starves = order_n_q != 3'd0 && fetch_idle;
   always_comb begin
     error_now = 8'd0;
     if (!known) error_now = 8'(mmf_isa_pkg::ERROR_OPCODE);
@@ -176,7 +189,17 @@ module mmf_core #(
     else if (op == mmf_isa_pkg::OP_HALT && all_idle && !fetch_idle) error_now = 8'(mmf_isa_pkg::ERROR_STREAM);
   end
   assign waits = bubble_q != 2'd0;
-  assign issue = run_q && !starved && !waits && !skip && error_now == 8'd0 && unit_free && !hazard;
+  // Whether the instruction may issue is decided in one cycle and done in the next: what allowed it cannot go away before it issues.
+  logic ready_q, clear_q, error_ready_q;
+  logic [7:0] error_ready_code_q;
+  always_ff @(posedge clk_i) begin
+    starved <= rst_ni && starves;
+    ready_q <= run_q && !starves && !waits && !skip && !issue && error_now == 8'd0 && unit_free;
+    clear_q <= !hazard;
+    error_ready_q <= run_q && !waits && !skip && !issue && error_now != 8'd0;
+    error_ready_code_q <= error_now;
+  end
+  assign issue = ready_q && clear_q;
 
   assign busy_o = run_q;
   assign done_o = done_q;
@@ -185,7 +208,6 @@ module mmf_core #(
   assign token_o = token_q;
 
   always_ff @(posedge clk_i) begin
-    if (prog_we_i) program_mem[prog_addr_i] <= prog_data_i;
     done_q <= 1'b0;
     if (!rst_ni) begin
       run_q <= 1'b0;
@@ -219,8 +241,8 @@ module mmf_core #(
       next_q <= next_q + 1'b1;
     end else if (skip) begin
       next_q <= next_q + 1'b1;
-    end else if (error_now != 8'd0) begin
-      error_q <= error_now;
+    end else if (error_ready_q) begin
+      error_q <= error_ready_code_q;
       error_pc_q <= 16'(pc_q);
       run_q <= 1'b0;
       done_q <= 1'b1;
@@ -265,10 +287,11 @@ module mmf_core #(
   logic [16:0] row_len;
   assign ins_stream = Streams > 1 ? ins[24 +: SW] : '0;
   assign row_len = ({1'b0, ins[55:40]} + 17'(Ports - 1)) >> LP;
-  assign row_beat = {8'd0, token_q[24*ins_stream +: 24]} * 32'(row_len[EW-5:0]);  // rows of at most Width / 32 beats
+  // Rows of at most Width / 32 beats. A cycle before the instruction may issue.
+  always_ff @(posedge clk_i) row_beat <= op == mmf_isa_pkg::OP_EMB ? {8'd0, token_q[24*ins_stream +: 24]} * 32'(row_len[EW-5:0]) : 32'd0;
   assign run_valid = runs_ready && (!run_q ? ext_run_valid_i : issue && (op == mmf_isa_pkg::OP_WST || op == mmf_isa_pkg::OP_EMB));
   assign run_beat = !run_q ? ext_run_beat_i >> LP
-      : ({2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} >> LP) + (op == mmf_isa_pkg::OP_EMB ? row_beat : 32'd0);
+      : ({2'd0, ins[mmf_isa_pkg::F_WST_PAGE_LSB +: 24], 6'd0} >> LP) + row_beat;
   assign run_len = !run_q ? (ext_run_len_i + 32'(Ports - 1)) >> LP
       : op == mmf_isa_pkg::OP_EMB ? {15'd0, row_len} : ins[mmf_isa_pkg::F_WST_BEATS_LSB +: 32] >> LP;
   logic [Ports-1:0] run_readies, fetch_idles, beat_valids;
@@ -323,13 +346,13 @@ module mmf_core #(
       order_n_q <= '0;
     end else begin
       if (order_pop) order_q <= {1'b0, order_q[3:1]};
-      if (order_push) order_q[order_at[1:0]] <= unit == mmf_isa_pkg::UNIT_LD;
+      for (int k = 0; k < 4; k++) if (order_push && order_at[1:0] == 2'(k)) order_q[k] <= unit == mmf_isa_pkg::UNIT_LD;
       order_n_q <= order_at + {2'd0, order_push};
     end
   end
 
   // ---------------------------------------------------------------- LD
-  logic ld_q, ld_tail_q;
+  logic ld_q, ld_tail_q, ld_end_q;
   logic [7:0] ld_op_q;
   logic [7:0] ld_dst_q;
   logic [SW-1:0] ld_stream_q;
@@ -341,15 +364,17 @@ module mmf_core #(
   logic [15:0] ld_beat_at_q;
   logic [32*Elems-1:0] embedded;
   logic [31:0] embedded_bits;
+  logic [32*Elems-1:0] embedded_q; // for the bits, a cycle later
+  logic bits_write_q, bits_first_q;
   assign ld_busy = ld_q || ld_tail_q;
   assign ld_take = ld_q && ld_turn && beat_valid;
-  assign ld_last = ld_at_q + 16'd1 == ld_len_q;
+  assign ld_last = ld_end_q;
   assign ld_done = ld_tail_q;
   always_comb begin
-    embedded_bits = ld_beat_at_q == 16'd0 ? 32'd0 : x_bits_q[32*ld_stream_q +: 32];
+    embedded_bits = bits_first_q ? 32'd0 : x_bits_q[32*ld_stream_q +: 32];
     for (int j = 0; j < Elems; j++) begin
       embedded[32*j +: 32] = {{16{ld_beat_q[16*j + 15]}}, ld_beat_q[16*j +: 16]} << ld_shift_q;
-      embedded_bits = embedded_bits | (embedded[32*j +: 32] ^ {32{embedded[32*j + 31]}});
+      embedded_bits = embedded_bits | (embedded_q[32*j +: 32] ^ {32{embedded_q[32*j + 31]}});
     end
   end
   always_ff @(posedge clk_i) begin
@@ -370,9 +395,11 @@ module mmf_core #(
         ld_shift_q <= ins[mmf_isa_pkg::F_EMB_SHIFT_LSB +: 6];
         ld_len_q <= (op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40]) << SplitW;
         ld_at_q <= '0;
+        ld_end_q <= (op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40]) << SplitW == 16'd1;
         ld_pc_q <= pc_q;
       end else if (ld_take) begin
         ld_at_q <= ld_at_q + 16'd1;
+        ld_end_q <= ld_at_q + 16'd2 == ld_len_q;
         if (ld_last) ld_q <= 1'b0;
       end
     end
@@ -456,11 +483,21 @@ module mmf_core #(
   logic sfu_start, sfu_cools;
   assign sfu_cools = ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4] == 4'(mmf_isa_pkg::FN_SCT);
   assign sfu_start = issue && unit == mmf_isa_pkg::UNIT_SFU;
+  // Operands a cycle before the instruction may issue: nothing writes them any more when it may.
+  logic [3:0] sfu_fn_q;
+  logic [5:0] sfu_frac_q;
+  always_ff @(posedge clk_i) begin
+    sfu_fn_q <= sfu_cools ? 4'(mmf_isa_pkg::FN_SCL) : ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4];
+    sfu_frac_q <= ins[mmf_isa_pkg::F_SFU_FRAC_LSB +: 6];
+  end
   for (genvar b = 0; b < Streams; b++) begin : g_sfu
+    logic [31:0] a_q, b_q;
+    always_ff @(posedge clk_i) begin
+      a_q <= s_regs[1024*b + 32*ins[28:24] +: 32];
+      b_q <= sfu_cools ? temperature_q[32*b +: 32] : s_regs[1024*b + 32*ins[36:32] +: 32];
+    end
     mmf_core_sfu u_sfu (
-      .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(sfu_cools ? 4'(mmf_isa_pkg::FN_SCL) : ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4]),
-      .frac_i(ins[mmf_isa_pkg::F_SFU_FRAC_LSB +: 6]),
-      .a_i(s_regs[1024*b + 32*ins[28:24] +: 32]), .b_i(sfu_cools ? temperature_q[32*b +: 32] : s_regs[1024*b + 32*ins[36:32] +: 32]),
+      .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(sfu_fn_q), .frac_i(sfu_frac_q), .a_i(a_q), .b_i(b_q),
       .busy_o(sfu_busies[b]), .done_o(sfu_dones[b]), .result_o(sfu_result[32*b +: 32])
     );
   end
@@ -476,11 +513,11 @@ module mmf_core #(
   localparam int Loads = Lanes / 4;          // registers of a beat
   localparam int LoadW = $clog2(Loads);
   logic lds;
-  logic [4:0] load_first;
+  logic [4:0] load_first;          // register of the beat's first
   logic [64*Loads-1:0] rotated;
   logic [32*Loads-1:0] loaded;               // [k]: for register k modulo Loads
   assign lds = ld_write_q && ld_op_q == mmf_isa_pkg::OP_LDS;
-  assign load_first = ld_dst_q[4:0] + 5'(ld_beat_at_q << LoadW);
+  always_ff @(posedge clk_i) load_first <= ld_dst_q[4:0] + 5'(ld_at_q << LoadW);
   assign rotated = {ld_beat_q, ld_beat_q} << {load_first[LoadW-1:0], 5'd0};
   assign loaded = rotated[32*Loads +: 32*Loads];
   always_ff @(posedge clk_i) begin
@@ -499,6 +536,7 @@ module mmf_core #(
   logic [15:0] k_q, k_last_q;
   logic [RowW-1:0] rows_left_q;
   logic tile_q, code_bank_q, room, want;
+  logic k_end_q, group_end_q;      // the last beat of a group, the last group
   logic [3:0] flight_q;
   logic group_valid, group_left;
   logic [120*Ports*Streams-1:0] group_sums;
@@ -507,8 +545,8 @@ module mmf_core #(
   logic valid1_q, first1_q, last1_q;
   logic [PW-1:0] tile_pc_q, drain_pc_q;
   assign tile_busy = tile_q;
-  assign tile_last = k_q == k_last_q && rows_left_q <= RowW'(GroupRows);
-  assign room = k_q != k_last_q || flight_q < 4'd8 || group_left;
+  assign tile_last = k_end_q && group_end_q;
+  assign room = !k_end_q || flight_q < 4'd8;
   assign want = tile_q && tile_turn;
   assign tile_take = want && beat_valid && room;
   assign tile_ends = tile_take && tile_last;
@@ -519,15 +557,19 @@ module mmf_core #(
     codes1_q <= q_mem[{code_bank_q, k_q[KW-1:0]}];
     valid1_q <= tile_take;
     first1_q <= k_q == 16'd0;
-    last1_q <= k_q == k_last_q;
+    last1_q <= k_end_q;
     if (!rst_ni) begin
       valid1_q <= 1'b0;
       tile_q <= 1'b0;
       flight_q <= '0;
     end else begin
       if (tile_take) begin
-        k_q <= k_q == k_last_q ? 16'd0 : k_q + 16'd1;
-        if (k_q == k_last_q) rows_left_q <= rows_left_q - RowW'(GroupRows);
+        k_q <= k_end_q ? 16'd0 : k_q + 16'd1;
+        k_end_q <= k_end_q ? k_last_q == 16'd0 : k_q + 16'd1 == k_last_q;
+        if (k_end_q) begin
+          rows_left_q <= rows_left_q - RowW'(GroupRows);
+          group_end_q <= rows_left_q <= RowW'(2 * GroupRows);
+        end
         if (tile_last) tile_q <= 1'b0;
       end
       if (tmm_issue) begin
@@ -536,10 +578,12 @@ module mmf_core #(
         tile_pc_q <= pc_q;
         k_q <= '0;
         k_last_q <= (ins[55:40] << SplitW) - 16'd1;
+        k_end_q <= ins[55:40] << SplitW == 16'd1;
         rows_left_q <= ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24];
+        group_end_q <= ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= RowW'(GroupRows);
         code_bank_q <= ins[24];
       end
-      flight_q <= flight_q + {3'd0, tile_take && k_q == k_last_q} - {3'd0, group_left};
+      flight_q <= flight_q + {3'd0, tile_take && k_end_q} - {3'd0, group_left};
     end
   end
   logic [Ports-1:0] group_valids;
@@ -588,12 +632,16 @@ module mmf_core #(
   logic [32*Elems*Streams-1:0] x_row_q;
   logic [Beat-1:0] c_row_q;
   logic [ElemW-1:0] row_at_q;
-  assign bound = c_row_q[16*row_at_q +: 16];
+  logic [Beat-1:0] c_row2_q;
+  logic [ElemW-1:0] row_at2_q;
+  assign bound = c_row2_q[16*row_at2_q +: 16];
   always_comb for (int b = 0; b < Streams; b++) x_read[32*b +: 32] = x_row_q[32*(Elems*b + 32'(row_at_q)) +: 32];
   always_ff @(posedge clk_i) begin
     x_row_q <= x_mem[raddr[EW-1:ElemW]];
     c_row_q <= c_mem[{rbank, raddr[EW-1:ElemW]}];
     row_at_q <= raddr[ElemW-1:0];
+    c_row2_q <= c_row_q;
+    row_at2_q <= row_at_q;
     t_read_q <= t_mem[raddr[EW-1:0]];
     h_read_q <= h_mem[hraddr];
     if (epi_we) begin
@@ -616,7 +664,10 @@ module mmf_core #(
         for (int j = 0; j < Elems; j++)
           if (embeds ? ld_stream_q == SW'(b) : waddr[ElemW-1:0] == ElemW'(j))
             x_mem[x_waddr][32*(Elems*b + j) +: 32] <= embeds ? embedded[32*j +: 32] : v_write[32*b +: 32];
-    if (embeds) x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
+    embedded_q <= embedded;
+    bits_write_q <= embeds;
+    bits_first_q <= ld_beat_at_q == 16'd0;
+    if (bits_write_q) x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
   end
   for (genvar b = 0; b < Streams; b++) begin : g_epi
     logic [GroupRows*SumW-1:0] sums;

@@ -39,14 +39,16 @@ module mmf_core_decode #(
       end
       mmf_isa_pkg::OP_STAT: begin
         unit_o = mmf_isa_pkg::UNIT_VEC;
-        reads_o[ins_i[24] ? RZ : RX] = 1'b1;
+        reads_o[RX] = !ins_i[24];
+        reads_o[RZ] = ins_i[24];
         reads_o[RC +: 4] = 4'd1 << ins_i[33:32];
         if (ins_i[mmf_isa_pkg::F_STAT_MODE_LSB]) writes_o[RS +: 32] = writes_o[RS +: 32] | 32'd1 << ins_i[20:16];
         if (ins_i[mmf_isa_pkg::F_STAT_MODE_LSB + 1]) writes_o[RS +: 32] = writes_o[RS +: 32] | 32'd1 << ins_i[mmf_isa_pkg::F_STAT_MX_LSB +: 5];
       end
       mmf_isa_pkg::OP_QNT: begin
         unit_o = mmf_isa_pkg::UNIT_VEC;
-        reads_o[ins_i[24] ? RZ : RX] = 1'b1;
+        reads_o[RX] = !ins_i[24];
+        reads_o[RZ] = ins_i[24];
         reads_o[RC +: 4] = 4'd1 << ins_i[33:32];
         reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[mmf_isa_pkg::F_QNT_R_LSB +: 5];
         writes_o[RQ +: 2] = 2'd1 << ins_i[16];
@@ -120,7 +122,7 @@ module mmf_core_decode #(
         legal_o = len_ok && ins_i[31:25] == 7'd0 && ins_i[39:37] == 3'd0 && ins_i[mmf_isa_pkg::F_TMM_BANK_LSB + 2 +: 6] == 6'd0 &&
                 ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] != 24'd0 &&
                 (epi == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi == 4'(mmf_isa_pkg::EPI_SAMPLE) ||
-                 (ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] >= 24'd6 && ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= 24'(Width)));
+                 (ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] >= 24'(mmf_num_pkg::LEAST_ROWS) && ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= 24'(Width)));
       default: ;
     endcase
   end

@@ -1,5 +1,5 @@
 // Epilogue: what happens to every row sum of a matrix, one row a cycle: scale, sigmoid, SiLU, forget gate, state update, gating,
-// residual, running maximum, sampling. Groups of sums wait in a FIFO; instructions (contexts) wait in another. EPILOGUE_STAGES (10)
+// residual, running maximum, sampling. Groups of sums wait in a FIFO; instructions (contexts) wait in another. EPILOGUE_STAGES (15)
 // from a sum to the write, Late more for ARGMAX and SAMPLE, which keep one row: the next instruction's rows wait as long, so that
 // instructions end in order. mmfree/hw/fixed.h is the arithmetic, bit for bit; mmfree/hw/noise.h of the noise.
 module mmf_core_epi #(
@@ -36,7 +36,7 @@ module mmf_core_epi #(
   input  logic [17:0]      t_i,
   input  logic [23:0]      h_i,
   input  logic [31:0]      x_i,
-  input  logic [15:0]      bound_i,
+  input  logic [15:0]      bound_i,       // a cycle later than the others
   // Writes
   output logic             we_o,
   output logic [3:0]       wepi_o,
@@ -55,7 +55,7 @@ module mmf_core_epi #(
   // Contexts
   logic [3:0] epi_q [0:1];
   logic [31:0] scale_q [0:1];
-  logic [RowW-1:0] rows_q [0:1];
+  logic [RowW-1:0] last_row_q [0:1];
   logic fresh_q [0:1];
   logic [StateW-1:0] base_q [0:1];
   logic [1:0] bank_q [0:1];
@@ -76,7 +76,7 @@ module mmf_core_epi #(
   assign head = fifo[out_q[GW-1:0]];
   assign active = in_q != out_q && pause_q == 4'd0;
   assign last_lane = lane_q == LaneW'(GroupRows - 1);
-  assign last_row = row_q + 1'b1 >= rows_q[ctx];
+  assign last_row = row_q >= last_row_q[ctx];
   assign keeps_row = epi_q[ctx] == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE);
   assign group_left_o = active && last_lane;
   assign raddr_o = row_q;
@@ -84,128 +84,115 @@ module mmf_core_epi #(
   assign rbank_o = bank_q[ctx];
   assign epi_o = epi_q[ctx];
 
-  // Pipeline registers: number = stage
-  logic [9+Late:1] v_q;               // valid
-  logic [9+Late:1] first_q, last_q, keeps_q;
-  logic [8+Late:1] noisy_q;
-  logic [31:0] logit_q [5:8+Late];    // row sum or scaled logit
-  logic [RowW-1:0] late_row_q [10:9+Late];
+  // Pipeline registers: number = stage. The last of them, W, are what is written.
+  localparam int W = mmf_num_pkg::EPILOGUE_STAGES - 1;
+  logic [W+Late:1] v_q;               // valid
+  logic [W+Late:1] first_q, last_q, keeps_q;
+  logic [W+Late-1:1] noisy_q;
+  logic [31:0] logit_q [6:W+Late-1];  // row sum or scaled logit
+  logic [RowW-1:0] late_row_q [W+1:W+Late];
   logic signed [mmf_num_pkg::KEY_W-1:0] key_q;
   logic signed [mmf_num_pkg::NOISE_W-1:0] noise;
-  logic [3:0] e_q [1:9];
-  logic [RowW-1:0] r_q [1:9];
-  logic [StateW-1:0] ha_q [1:9];
-  logic signed [SumW-1:0] sum_q [1:8];
-  logic signed [31:0] x_q [2:8];
-  logic [15:0] b_q [2:8];
-  logic signed [17:0] t_q [2:8];
+  logic [3:0] e_q [1:W];
+  logic [RowW-1:0] r_q [1:W];
+  logic [StateW-1:0] ha_q [1:W];
+  logic signed [SumW-1:0] sum_q [1:12];
+  logic signed [31:0] x_q [2:13];
+  logic [15:0] b_q [3:12];
+  logic signed [17:0] t_q [2:12];
+  logic signed [41:0] kept_q [4:13];
+  logic signed [16:0] rest_q [3:12];  // 1 - f
+  logic signed [31:0] y_q [5:13];
+  logic signed [17:0] act_q [5:10];
   logic [31:0] scale1_q;
   logic fresh1_q;
   logic signed [SumW+16:0] prod2_q;
-  logic [5:0] shift2_q;
-  logic [41:0] half2_q;              // for rounding
+  logic [5:0] shift2_q, shift3_q;
+  logic [41:0] half2_q;               // for rounding
   logic signed [23:0] h2_q;
-  logic signed [41:0] scaled3_q;
-  logic signed [24:0] from_state3_q;
+  logic signed [41:0] rounded3_q, scaled4_q;
   logic signed [41:0] kept3_q;
-  logic signed [41:0] kept_q [4:8];
-  logic signed [17:0] act4_q, act5_q, act6_q, act7_q;
-  logic signed [31:0] y_q [4:9];
-  logic [8:0] inside5_q;
-  logic [15:0] base6_q, sig7_q;
-  logic [20:0] growth6_q;
-  logic signed [17:0] silu8_q, gate8_q;
-  logic signed [16:0] rest_q [3:8];  // 1 - f
-  logic [15:0] unbound7_q;           // 1 - lower bound
-  logic [31:0] gate_wide8_q;
-  // What the last stage makes sums of.
-  logic signed [43:0] kept9_q;
-  logic signed [34:0] new9_q;
-  logic signed [SumW+18:0] gated9_q;  // with its rounding
-  logic signed [31:0] x9_q;
-  logic [17:0] t9_q;
+  logic signed [24:0] from_state3_q, from_state4_q;
+  logic [17:0] magnitude6_q;
+  logic [8:0] inside7_q;
+  logic [15:0] base8_q, sig10_q;
+  logic [20:0] growth8_q;
+  logic [17:0] fine9_q;
+  logic signed [34:0] silu_wide11_q;
+  logic [15:0] unbound10_q;           // 1 - lower bound
+  logic [31:0] gate_wide11_q, gate_wide12_q;
+  logic signed [17:0] silu12_q, gate12_q;
+  // What the last stages make sums of.
+  logic signed [34:0] new13_q;
+  logic signed [SumW+17:0] gated13_q;
+  logic [17:0] t13_q, t14_q;
+  logic signed [43:0] state14_q;
+  logic signed [SumW+14:0] gated14_q;
+  logic signed [32:0] residual14_q;
 
-  // Stage 3: product, rounded and shifted. |prod2_q| < 2^40: larger shifts than 41 round it to 0.
-  logic signed [41:0] scaled;
-  always_comb begin
-    if (shift2_q > 6'd41) scaled = 42'sd0;
-    else scaled = (42'(prod2_q) + $signed(half2_q)) >>> shift2_q;
-  end
-
-  // Stage 4: saturate; the gate's input is the state for SWISHG. A number fits if the bits above are its sign, which takes a tree of
+  // Stage 5: saturate; the gate's input is the state for SWISHG. A number fits if the bits above are its sign, which takes a tree of
   // gates where a comparison would be a chain.
   logic signed [17:0] act;
   logic signed [31:0] y;
   logic signed [41:0] gate_input;
   always_comb begin
-    gate_input = e_q[3] == 4'(mmf_isa_pkg::EPI_SWISHG) ? 42'(from_state3_q) : scaled3_q;
+    gate_input = e_q[4] == 4'(mmf_isa_pkg::EPI_SWISHG) ? 42'(from_state4_q) : scaled4_q;
     act = gate_input[41:17] == {25{gate_input[41]}} ? gate_input[17:0] : {gate_input[41], {17{!gate_input[41]}}};
-    y = scaled3_q[41:31] == {11{scaled3_q[41]}} ? scaled3_q[31:0] : {scaled3_q[41], {31{!scaled3_q[41]}}};
+    y = scaled4_q[41:31] == {11{scaled4_q[41]}} ? scaled4_q[31:0] : {scaled4_q[41], {31{!scaled4_q[41]}}};
   end
 
-  // Stage 5: table
-  logic [17:0] negated, magnitude;
+  // Stages 6 and 7: magnitude, table
+  logic [17:0] negated;
   logic [27:0] segment;
-  assign negated = -act4_q;
-  assign magnitude = act4_q == -18'sd131072 ? 18'h1ffff : (act4_q[17] ? negated : act4_q);
-  mmf_sigmoid_rom u_rom (.clk_i, .en_i(1'b1), .addr_i(magnitude[16:9]), .data_q(segment));
+  assign negated = -act_q[5];
+  mmf_sigmoid_rom u_rom (.clk_i, .en_i(1'b1), .addr_i(magnitude6_q[16:9]), .data_q(segment));
 
-  // Stages 6 and 7: line through the segment, half and rounding added to its value.
+  // Stages 8 to 10: line through the segment, half and rounding added to its value.
   logic [20:0] growth;
-  logic [17:0] fine;
   logic [15:0] positive;
-  assign growth = growth6_q + 21'd256;
-  assign fine = ({2'd0, base6_q} + 18'd65538) + {6'd0, growth[20:9]};
-  assign positive = fine[17:2];
+  assign growth = growth8_q + 21'd256;
+  assign positive = fine9_q[17:2];
 
-  // Stages 8 and 9: SiLU and forget gate
+  // Stages 11 to 13: SiLU and forget gate
   logic signed [34:0] silu_wide;
-  logic [31:0] gate_wide;
   logic [15:0] forget;
-  assign silu_wide = (act7_q * $signed({1'b0, sig7_q}) + 35'sd16384) >>> 15;
-  assign gate_wide = (gate_wide8_q + 32'd16384) >> 15;
-  assign forget = b_q[8] + gate_wide[15:0];
+  assign silu_wide = (silu_wide11_q + 35'sd16384) >>> 15;
+  assign forget = b_q[12] + gate_wide12_q[15:0];
 
-  // Stage 10: state, gated value, residual
-  logic signed [43:0] state_wide;
-  logic signed [SumW+14:0] gated_wide;
-  logic signed [32:0] residual_wide;
+  // Stages 14 and 15: state, gated value, residual
   logic [31:0] residual, gated, value;
   logic [31:0] bits_q, bits_next;
   always_comb begin
-    state_wide = (kept9_q + $signed({{3{new9_q[34]}}, new9_q, 6'd0})) >>> 15;
-    gated_wide = gated9_q[SumW+18:4];
-    residual_wide = $signed({x9_q[31], x9_q}) + $signed({y_q[9][31], y_q[9]});
-    residual = residual_wide[32] == residual_wide[31] ? residual_wide[31:0] : {residual_wide[32], {31{!residual_wide[32]}}};
-    gated = gated_wide[SumW+14:31] == {(SumW-16){gated_wide[SumW+14]}} ? gated_wide[31:0] : {gated_wide[SumW+14], {31{!gated_wide[SumW+14]}}};
-    value = e_q[9] == 4'(mmf_isa_pkg::EPI_RESADD) ? residual : gated;
-    bits_next = (first_q[9] ? 32'd0 : bits_q) | (value ^ {32{value[31]}});
+    residual = residual14_q[32] == residual14_q[31] ? residual14_q[31:0] : {residual14_q[32], {31{!residual14_q[32]}}};
+    gated = gated14_q[SumW+14:31] == {(SumW-16){gated14_q[SumW+14]}} ? gated14_q[31:0] : {gated14_q[SumW+14], {31{!gated14_q[SumW+14]}}};
+    value = e_q[W] == 4'(mmf_isa_pkg::EPI_RESADD) ? residual : gated;
+    bits_next = (first_q[W] ? 32'd0 : bits_q) | (value ^ {32{value[31]}});
   end
-  assign we_o = v_q[9];
-  assign wepi_o = e_q[9];
-  assign waddr_o = r_q[9];
-  assign hwaddr_o = ha_q[9];
-  assign t_o = t9_q;
-  assign h_o = state_wide[43:23] == {21{state_wide[43]}} ? state_wide[23:0] : {state_wide[43], {23{!state_wide[43]}}};
+  assign we_o = v_q[W];
+  assign wepi_o = e_q[W];
+  assign waddr_o = r_q[W];
+  assign hwaddr_o = ha_q[W];
+  assign t_o = t14_q;
+  assign h_o = state14_q[43:23] == {21{state14_q[43]}} ? state14_q[23:0] : {state14_q[43], {23{!state14_q[43]}}};
   assign v_o = value;
   assign bits_o = bits_next;
-  assign done_o = (v_q[9] && last_q[9] && !keeps_q[9]) || (v_q[9+Late] && last_q[9+Late] && keeps_q[9+Late]);
+  assign done_o = (v_q[W] && last_q[W] && !keeps_q[W]) || (v_q[W+Late] && last_q[W+Late] && keeps_q[W+Late]);
 
-  // Stages 5 to CHOICE_STAGES of what keeps a row: sum or scaled logit, the noise of its row, comparison.
+  // Stages 6 to CHOICE_STAGES of what keeps a row: sum or scaled logit, the noise of its row, comparison.
   localparam int NoiseShift = mmf_num_pkg::LOGIT_F - mmf_num_pkg::NOISE_F;
   logic better;
-  assign better = first_q[9+Late] || key_q > best_key_o;
+  assign better = first_q[W+Late] || key_q > best_key_o;
   mmf_core_noise u_noise (.clk_i, .seed_i, .position_i, .row_i(24'(row_q)), .noise_o(noise));
   always_ff @(posedge clk_i) begin
-    logit_q[5] <= noisy_q[4] ? y_q[4] : 32'(sum_q[4]);
-    for (int s = 6; s <= 8 + Late; s++) logit_q[s] <= logit_q[s-1];
-    late_row_q[10] <= r_q[9];
-    for (int s = 11; s <= 9 + Late; s++) late_row_q[s] <= late_row_q[s-1];
-    key_q <= $signed({logit_q[8+Late][31], logit_q[8+Late]}) +
-             (noisy_q[8+Late] ? $signed({{(mmf_num_pkg::KEY_W-mmf_num_pkg::NOISE_W){noise[mmf_num_pkg::NOISE_W-1]}}, noise}) <<< NoiseShift
-                              : '0);
-    if (v_q[9+Late] && keeps_q[9+Late] && better) begin
-      best_row_o <= late_row_q[9+Late];
+    logit_q[6] <= noisy_q[5] ? y_q[5] : 32'(sum_q[5]);
+    for (int s = 7; s <= W + Late - 1; s++) logit_q[s] <= logit_q[s-1];
+    late_row_q[W+1] <= r_q[W];
+    for (int s = W + 2; s <= W + Late; s++) late_row_q[s] <= late_row_q[s-1];
+    key_q <= $signed({logit_q[W+Late-1][31], logit_q[W+Late-1]}) +
+             (noisy_q[W+Late-1] ? $signed({{(mmf_num_pkg::KEY_W-mmf_num_pkg::NOISE_W){noise[mmf_num_pkg::NOISE_W-1]}}, noise}) <<< NoiseShift
+                                : '0);
+    if (v_q[W+Late] && keeps_q[W+Late] && better) begin
+      best_row_o <= late_row_q[W+Late];
       best_key_o <= key_q;
     end
   end
@@ -214,30 +201,29 @@ module mmf_core_epi #(
     if (ctx_valid_i && ctx_ready_o) begin
       epi_q[ctx_in_q[0]] <= ctx_epi_i;
       scale_q[ctx_in_q[0]] <= ctx_scale_i;
-      rows_q[ctx_in_q[0]] <= ctx_rows_i;
+      last_row_q[ctx_in_q[0]] <= ctx_rows_i - 1'b1;
       fresh_q[ctx_in_q[0]] <= ctx_fresh_i;
       base_q[ctx_in_q[0]] <= ctx_base_i;
       bank_q[ctx_in_q[0]] <= ctx_bank_i;
     end
     if (group_valid_i) fifo[in_q[GW-1:0]] <= group_sums_i;
 
-    keeps_q <= {keeps_q[8+Late:1], keeps_row};
-    noisy_q <= {noisy_q[7+Late:1], noisy_i && epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE)};
+    keeps_q <= {keeps_q[W+Late-1:1], keeps_row};
+    noisy_q <= {noisy_q[W+Late-2:1], noisy_i && epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE)};
     // What only moves on.
-    for (int s = 2; s <= 9; s++) begin
+    for (int s = 2; s <= W; s++) begin
       e_q[s] <= e_q[s-1];
       r_q[s] <= r_q[s-1];
       ha_q[s] <= ha_q[s-1];
     end
-    for (int s = 2; s <= 8; s++) sum_q[s] <= sum_q[s-1];
-    for (int s = 3; s <= 8; s++) begin
-      x_q[s] <= x_q[s-1];
-      b_q[s] <= b_q[s-1];
-      t_q[s] <= t_q[s-1];
-    end
-    for (int s = 4; s <= 8; s++) rest_q[s] <= rest_q[s-1];
-    for (int s = 5; s <= 8; s++) kept_q[s] <= kept_q[s-1];
-    for (int s = 5; s <= 9; s++) y_q[s] <= y_q[s-1];
+    for (int s = 2; s <= 12; s++) sum_q[s] <= sum_q[s-1];
+    for (int s = 3; s <= 13; s++) x_q[s] <= x_q[s-1];
+    for (int s = 4; s <= 12; s++) b_q[s] <= b_q[s-1];
+    for (int s = 3; s <= 12; s++) t_q[s] <= t_q[s-1];
+    for (int s = 4; s <= 12; s++) rest_q[s] <= rest_q[s-1];
+    for (int s = 5; s <= 13; s++) kept_q[s] <= kept_q[s-1];
+    for (int s = 6; s <= 13; s++) y_q[s] <= y_q[s-1];
+    for (int s = 6; s <= 10; s++) act_q[s] <= act_q[s-1];
 
     // 1: operands arrive
     e_q[1] <= epi_q[ctx];
@@ -253,39 +239,51 @@ module mmf_core_epi #(
     t_q[2] <= t_i;
     h2_q <= (fresh1_q && e_q[1] == 4'(mmf_isa_pkg::EPI_STATE)) ? 24'd0 : h_i;
     x_q[2] <= x_i;
-    b_q[2] <= bound_i & 16'h7fff;
     // 3
-    scaled3_q <= scaled;
+    rounded3_q <= 42'(prod2_q) + $signed(half2_q);
+    shift3_q <= shift2_q;
     from_state3_q <= ($signed({h2_q[23], h2_q}) + 25'sd32) >>> 6;
     kept3_q <= h2_q * $signed({1'b0, t_q[2][16:0]});
     rest_q[3] <= $signed(17'd32768 - t_q[2][16:0]);
-    // 4
-    act4_q <= act;
-    y_q[4] <= y;
+    b_q[3] <= bound_i & 16'h7fff;
+    // 4: |prod2_q| < 2^40, larger shifts than 41 round it to 0.
+    if (shift3_q > 6'd41) scaled4_q <= 42'sd0;
+    else scaled4_q <= rounded3_q >>> shift3_q;
+    from_state4_q <= from_state3_q;
     kept_q[4] <= kept3_q + 42'sd16384;
     // 5
-    act5_q <= act4_q;
-    inside5_q <= magnitude[8:0];
+    act_q[5] <= act;
+    y_q[5] <= y;
     // 6
-    act6_q <= act5_q;
-    growth6_q <= segment[11:0] * inside5_q;
-    base6_q <= segment[27:12];
+    magnitude6_q <= act_q[5] == -18'sd131072 ? 18'h1ffff : (act_q[5][17] ? negated : act_q[5]);
     // 7
-    act7_q <= act6_q;
-    sig7_q <= act6_q[17] ? 16'd32768 - positive : positive;
-    unbound7_q <= 16'd32768 - b_q[6];
+    inside7_q <= magnitude6_q[8:0];
     // 8
-    silu8_q <= silu_wide[17:0];
-    gate8_q <= e_q[7] == 4'(mmf_isa_pkg::EPI_MULT) ? t_q[7] : silu_wide[17:0];
-    gate_wide8_q <= unbound7_q * sig7_q;
+    growth8_q <= segment[11:0] * inside7_q;
+    base8_q <= segment[27:12];
     // 9
-    kept9_q <= 44'(kept_q[8]);
-    new9_q <= silu8_q * rest_q[8];
-    gated9_q <= sum_q[8] * gate8_q + (SumW+19)'(8);
-    x9_q <= x_q[8];
-    t9_q <= e_q[8] == 4'(mmf_isa_pkg::EPI_SIGF) ? {2'd0, forget} : silu8_q;
+    fine9_q <= ({2'd0, base8_q} + 18'd65538) + {6'd0, growth[20:9]};
     // 10
-    if (v_q[9]) bits_q <= bits_next;
+    sig10_q <= act_q[9][17] ? 16'd32768 - positive : positive;
+    unbound10_q <= 16'd32768 - b_q[9];
+    // 11
+    silu_wide11_q <= act_q[10] * $signed({1'b0, sig10_q});
+    gate_wide11_q <= unbound10_q * sig10_q;
+    // 12
+    silu12_q <= silu_wide[17:0];
+    gate12_q <= e_q[11] == 4'(mmf_isa_pkg::EPI_MULT) ? t_q[11] : silu_wide[17:0];
+    gate_wide12_q <= (gate_wide11_q + 32'd16384) >> 15;
+    // 13
+    new13_q <= silu12_q * rest_q[12];
+    gated13_q <= sum_q[12] * gate12_q;
+    t13_q <= e_q[12] == 4'(mmf_isa_pkg::EPI_SIGF) ? {2'd0, forget} : silu12_q;
+    // 14
+    state14_q <= (44'(kept_q[13]) + $signed({{3{new13_q[34]}}, new13_q, 6'd0})) >>> 15;
+    gated14_q <= (SumW+15)'(((SumW+19)'(gated13_q) + (SumW+19)'(8)) >>> 4);
+    residual14_q <= $signed({x_q[13][31], x_q[13]}) + $signed({y_q[13][31], y_q[13]});
+    t14_q <= t13_q;
+    // 15
+    if (v_q[W]) bits_q <= bits_next;
 
     if (!rst_ni) begin
       ctx_in_q <= '0;
@@ -301,9 +299,9 @@ module mmf_core_epi #(
     end else begin
       if (ctx_valid_i && ctx_ready_o) ctx_in_q <= ctx_in_q + 2'd1;
       if (group_valid_i) in_q <= in_q + 1'b1;
-      v_q <= {v_q[8+Late:1], active && row_q < rows_q[ctx]};
-      first_q <= {first_q[8+Late:1], row_q == '0};
-      last_q <= {last_q[8+Late:1], active && last_row && row_q < rows_q[ctx]};
+      v_q <= {v_q[W+Late-1:1], active && row_q <= last_row_q[ctx]};
+      first_q <= {first_q[W+Late-1:1], row_q == '0};
+      last_q <= {last_q[W+Late-1:1], active && last_row && row_q <= last_row_q[ctx]};
       if (pause_q != 4'd0) pause_q <= pause_q - 4'd1;
       if (active) begin
         row_q <= row_q + 1'b1;

@@ -1,4 +1,4 @@
-// Gumbel noise of rows for sampling, one a cycle, 16 cycles after the row: 13 rounds of Threefry-2x32 (additions, rotations, exclusive
+// Gumbel noise of rows for sampling, one a cycle, 17 cycles after the row: 13 rounds of Threefry-2x32 (additions, rotations, exclusive
 // ors), then a table of lines by side, octave and segment. mmfree/hw/noise.h is the arithmetic, bit for bit.
 module mmf_core_noise (
   input  logic        clk_i,
@@ -43,47 +43,57 @@ module mmf_core_noise (
   logic [31:0] bits_q;
   always_ff @(posedge clk_i) bits_q <= x0_q[9] + x1_q[9];
 
-  // Stage 12: distance from the nearer end as octave and mantissa.
+  // Stages 12 and 13: distance from the nearer end as octave and mantissa.
   localparam int SegW = mmf_num_pkg::NOISE_SEG_W;
   localparam int InW = mmf_num_pkg::NOISE_INSIDE_W;
   localparam int SlopeW = mmf_num_pkg::NOISE_SLOPE_W;
   localparam int ValueW = mmf_num_pkg::NOISE_W;
-  logic [31:0] distance, mantissa;
-  logic [4:0] octave, octave12_q;
+  logic [31:0] distance, distance12_q, mantissa;
+  logic [4:0] octave, octave12_q, octave13_q;
   logic side12_q, side13_q;
-  logic [SegW-1:0] segment12_q;
-  logic [InW-1:0] inside12_q, inside13_q;
+  logic [SegW-1:0] segment13_q;
+  logic [InW-1:0] inside13_q, inside14_q;
+  logic [2:0] part;
   always_comb begin
     distance = {bits_q[31] ? ~bits_q[30:0] : bits_q[30:0], 1'b1};
+    // Zeros in front, in groups of eight bits, because one chain of choices would be as deep.
     octave = 5'd0;
-    for (int i = 0; i < 32; i++) if (distance[i]) octave = 5'(31 - i);
-    mantissa = distance << octave;
+    part = 3'd0;
+    for (int g = 0; g < 4; g++) begin
+      part = 3'd0;
+      for (int i = 0; i < 8; i++) if (distance[8*g + i]) part = 3'(7 - i);
+      if (distance[8*g +: 8] != 8'd0) octave = {2'(3 - g), part};
+    end
+    mantissa = distance12_q << octave12_q;
   end
   always_ff @(posedge clk_i) begin
     side12_q <= !bits_q[31];
+    distance12_q <= distance;
     octave12_q <= octave;
-    segment12_q <= mantissa[30 -: SegW];
-    inside12_q <= mantissa[30-SegW -: InW];
+    side13_q <= side12_q;
+    octave13_q <= octave12_q;
+    segment13_q <= mantissa[30 -: SegW];
+    inside13_q <= mantissa[30-SegW -: InW];
   end
 
-  // Stages 13 to 16: the line through the segment; its table is a block RAM, which takes half a cycle to answer.
-  logic [ValueW+SlopeW-1:0] line, line14_q;
-  logic [SlopeW+InW-1:0] change15_q;
+  // Stages 14 to 17: the line through the segment; its table is a block RAM, which takes half a cycle to answer.
+  logic [ValueW+SlopeW-1:0] line, line15_q;
+  logic [SlopeW+InW-1:0] change16_q;
   logic [SlopeW-1:0] change;
-  logic [InW-1:0] inside14_q;
-  logic signed [ValueW-1:0] value15_q;
-  logic side14_q, side15_q;
-  mmf_noise_rom u_rom (.clk_i, .addr_i({side12_q, octave12_q, segment12_q}), .data_q(line));
-  assign change = SlopeW'((change15_q + (SlopeW+InW)'(1 << (InW - 1))) >> InW);
+  logic [InW-1:0] inside15_q;
+  logic signed [ValueW-1:0] value16_q;
+  logic side14_q, side15_q, side16_q;
+  mmf_noise_rom u_rom (.clk_i, .addr_i({side13_q, octave13_q, segment13_q}), .data_q(line));
+  assign change = SlopeW'((change16_q + (SlopeW+InW)'(1 << (InW - 1))) >> InW);
   always_ff @(posedge clk_i) begin
-    side13_q <= side12_q;
-    inside13_q <= inside12_q;
     side14_q <= side13_q;
     inside14_q <= inside13_q;
-    line14_q <= line;
     side15_q <= side14_q;
-    change15_q <= line14_q[SlopeW-1:0] * inside14_q;
-    value15_q <= line14_q[SlopeW +: ValueW];
-    noise_o <= side15_q ? value15_q + $signed(ValueW'(change)) : value15_q - $signed(ValueW'(change));
+    inside15_q <= inside14_q;
+    line15_q <= line;
+    side16_q <= side15_q;
+    change16_q <= line15_q[SlopeW-1:0] * inside15_q;
+    value16_q <= line15_q[SlopeW +: ValueW];
+    noise_o <= side16_q ? value16_q + $signed(ValueW'(change)) : value16_q - $signed(ValueW'(change));
   end
 endmodule

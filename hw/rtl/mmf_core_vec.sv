@@ -1,5 +1,5 @@
 // Vector unit: passes over X or Z, Lanes elements a cycle. STAT: sum of squares and maximum of the normalised, gained elements, as
-// scalars. QNT: int8 codes. mmfree/hw/fixed.h is the arithmetic. Latencies: STAT words + 10, QNT words + 7 cycles from start to done,
+// scalars. QNT: int8 codes. mmfree/hw/fixed.h is the arithmetic. Latencies: STAT words + 13, QNT words + 10 cycles from start to done,
 // which is when the last code is written.
 module mmf_core_vec #(
   parameter int Lanes = 16,        // a power of two, at least 2
@@ -29,9 +29,9 @@ module mmf_core_vec #(
 );
   logic busy_q, quantize_q, raw_q, done_q;
   logic [AddrW:0] word_q, words_q;
-  logic [7:1] valid_q;
-  logic [9:1] last_q;              // the pass's last word
-  logic [AddrW-1:0] addr_q [1:7];
+  logic [10:1] valid_q;
+  logic [12:1] last_q;             // the pass's last word
+  logic [AddrW-1:0] addr_q [1:10];
   logic signed [6:0] shift_q;
   logic [15:0] mant_q;
   logic [5:0] rshift_q;
@@ -53,17 +53,8 @@ module mmf_core_vec #(
     end
   endfunction
 
-  function automatic logic [32:0] shifted(input logic [31:0] v, input logic left, input logic [3:0] left_by, input logic [4:0] right_by,
-                                          input logic [32:0] half);
-    logic signed [32:0] right;
-    logic [15:0] low;
-    right = ($signed({v[31], v}) + $signed(half)) >>> right_by;
-    low = v[15:0] << left_by;
-    shifted = left ? {{17{low[15]}}, low} : right;
-  endfunction
-
-  function automatic logic [15:0] saturated(input logic signed [32:0] r);
-    saturated = r > 33'sd32767 ? 16'h7fff : (r < -33'sd32768 ? 16'h8000 : r[15:0]);
+  function automatic logic [15:0] saturated(input logic [32:0] r);
+    saturated = r[32:15] == {18{r[32]}} ? r[15:0] : {r[32], {15{!r[32]}}};
   endfunction
 
   function automatic logic [31:0] larger(input logic [31:0] a, input logic [31:0] b);
@@ -76,32 +67,15 @@ module mmf_core_vec #(
     rounded_term = r > 33'sd32767 ? 16'h7fff : r[15:0];
   endfunction
 
-  function automatic logic [7:0] to_code(input logic signed [48:0] rounded, input logic [5:0] s);
-    logic signed [48:0] r;
-    r = rounded >>> s;
-    to_code = r > 49'sd127 ? 8'h7f : (r < -49'sd128 ? 8'h80 : r[7:0]);
-  endfunction
-
-  // n: the length of v. The highest 17 bits, the last of them for rounding.
-  function automatic logic [31:0] to_scalar(input logic [47:0] v, input logic [5:0] n);
-    logic [47:0] front;
-    logic [17:0] r;
-    front = v << (6'd48 - n);
-    r = {1'b0, front[47:31]} + 18'd1;
-    if (n == 6'd0) to_scalar = 32'd0;
-    else if (r[17]) to_scalar = {16'({10'd0, n}) - 16'd15, 16'h8000};
-    else to_scalar = {16'({10'd0, n}) - 16'd16, r[16:1]};
-  endfunction
-
   assign busy_o = busy_q;
   assign done_o = done_q;
   assign addr_o = word_q[AddrW-1:0];
-  assign code_we_o = valid_q[7] && quantize_q;
-  assign code_addr_o = addr_q[7];
+  assign code_we_o = valid_q[10] && quantize_q;
+  assign code_addr_o = addr_q[10];
 
   // Issue and bookkeeping
   logic reading, last_read;
-  logic [5:0] length;
+  logic [5:0] length, length_q;
   assign reading = busy_q && word_q < words_q;
   assign last_read = reading && word_q + 1'b1 == words_q;
   assign length = length48({16'd0, bits_i});
@@ -112,16 +86,15 @@ module mmf_core_vec #(
       valid_q <= '0;
       last_q <= '0;
     end else begin
-      done_q <= quantize_q ? last_q[6] : last_q[9];
-      valid_q <= {valid_q[6:1], reading};
-      last_q <= {last_q[8:1], last_read};
+      done_q <= quantize_q ? last_q[9] : last_q[12];
+      valid_q <= {valid_q[9:1], reading};
+      last_q <= {last_q[11:1], last_read};
       if (start_i) begin
         busy_q <= 1'b1;
         quantize_q <= quantize_i;
         raw_q <= raw_i;
         word_q <= '0;
         words_q <= words_i;
-        shift_q <= length == 6'd0 ? 7'sd0 : $signed({1'b0, length}) - 7'sd15;
         mant_q <= scale_i[15:0];
         rshift_q <= scale_i[21:16];
         last_q <= '0;
@@ -131,7 +104,9 @@ module mmf_core_vec #(
       end
     end
     addr_q[1] <= word_q[AddrW-1:0];
-    for (int i = 2; i <= 7; i++) addr_q[i] <= addr_q[i-1];
+    for (int i = 2; i <= 10; i++) addr_q[i] <= addr_q[i-1];
+    if (start_i) length_q <= length;
+    shift_q <= length_q == 6'd0 ? 7'sd0 : $signed({1'b0, length_q}) - 7'sd15;
     left_q <= shift_q <= 7'sd0;
     left_by_q <= 4'(-shift_q);
     right_by_q <= shift_q[4:0];
@@ -139,51 +114,63 @@ module mmf_core_vec #(
     code_half_q <= rshift_q == 6'd0 ? 48'd0 : (48'd1 << (rshift_q - 6'd1));
   end
 
-  // 1: operands come; 2: chosen; 3: shifted; 4: saturated and gained; 5: terms of the statistics, parts of the scaled products;
-  // 6: squares and maxima of two lanes, scaled products; 7: sum and maximum of the word, codes; 8: of the pass; 9: lengths; 10: scalars
-  logic [32*Lanes-1:0] vector2_q, prod4_q, magnitude5_q, square6_q;
-  logic [16*Lanes-1:0] gains2_q, gains3_q, normal4_q, term5_q;
-  logic [33*Lanes-1:0] shifted3_q;
-  logic [33*Lanes-1:0] low5_q;
-  logic [32*Lanes-1:0] high5_q;
-  logic [49*Lanes-1:0] wide6_q;
-  logic [8*Lanes-1:0] codes7_q;
-  logic [16*Lanes-1:0] max6_q;
-  logic [47:0] sum_all, sum7_q, sum_q;
-  logic [31:0] max_all, max7_q, max_q;
-  logic [5:0] sum_length_q, max_length_q;
+  // 1: operands come; 2: chosen; 3: rounded; 4: shifted; 5: saturated; 6: gained; 7: terms of the statistics, parts of the scaled products;
+  // 8: squares and maxima of two lanes, scaled products; 9: sum and maximum of the word, shifted products; 10: sum and maximum of the
+  // pass, codes; 11: lengths; 12: highest bits; 13: scalars
+  logic [32*Lanes-1:0] vector2_q, prod6_q, magnitude7_q, square8_q;
+  logic [16*Lanes-1:0] gains2_q, gains3_q, gains4_q, gains5_q, normal5_q, normal6_q, term7_q, left3_q;
+  logic [33*Lanes-1:0] rounded3_q, shifted4_q;
+  logic [33*Lanes-1:0] low7_q;
+  logic [32*Lanes-1:0] high7_q;
+  logic [49*Lanes-1:0] wide8_q, shifted9_q;
+  logic [8*Lanes-1:0] codes10_q;
+  logic [16*Lanes-1:0] max8_q;
+  logic [47:0] sum_all, sum9_q, sum_q;
+  logic [31:0] max_all, max9_q, max_q;
   always_ff @(posedge clk_i) begin
     vector2_q <= vector_i;
     gains2_q <= gains_i;
     gains3_q <= gains2_q;
+    gains4_q <= gains3_q;
+    gains5_q <= gains4_q;
   end
   for (genvar j = 0; j < Lanes; j++) begin : g_lane
-    logic [15:0] normal;
+    logic [15:0] normal, left;
     logic signed [31:0] product, square;  // the width of the result decides the multiplication's
+    logic signed [32:0] right;
     logic [31:0] old;
     logic signed [32:0] low;
     logic signed [31:0] high;
-    assign normal = saturated($signed(shifted3_q[33*j +: 33]));
-    assign product = $signed(normal) * $signed(gains3_q[16*j +: 16]);
-    assign old = prod4_q[32*j +: 32];
+    logic signed [48:0] code;
+    assign left = left3_q[16*j +: 16];
+    assign right = $signed(rounded3_q[33*j +: 33]) >>> right_by_q;
+    assign normal = normal5_q[16*j +: 16];
+    assign product = $signed(normal) * $signed(gains5_q[16*j +: 16]);
+    assign old = prod6_q[32*j +: 32];
     assign low = $signed({1'b0, old[15:0]}) * $signed({1'b0, mant_q});
     assign high = $signed(old[31:16]) * $signed({1'b0, mant_q});
-    assign square = $signed(term5_q[16*j +: 16]) * $signed(term5_q[16*j +: 16]);
+    assign square = $signed(term7_q[16*j +: 16]) * $signed(term7_q[16*j +: 16]);
+    assign code = $signed(wide8_q[49*j +: 49]) >>> rshift_q;
     always_ff @(posedge clk_i) begin
-      shifted3_q[33*j +: 33] <= shifted(vector2_q[32*j +: 32], left_q, left_by_q, right_by_q, half_q);
-      normal4_q[16*j +: 16] <= normal;
-      prod4_q[32*j +: 32] <= product;
-      term5_q[16*j +: 16] <= raw_q ? normal4_q[16*j +: 16] : rounded_term(old);
-      magnitude5_q[32*j +: 32] <= old[31] ? -old : old;
-      low5_q[33*j +: 33] <= low;
-      high5_q[32*j +: 32] <= high;
-      square6_q[32*j +: 32] <= square;
-      wide6_q[49*j +: 49] <= ({high5_q[32*j + 31], high5_q[32*j +: 32], 16'd0} + {16'd0, low5_q[33*j +: 33]}) + {1'b0, code_half_q};
-      codes7_q[8*j +: 8] <= to_code($signed(wide6_q[49*j +: 49]), rshift_q);
+      rounded3_q[33*j +: 33] <= {vector2_q[32*j + 31], vector2_q[32*j +: 32]} + half_q;
+      left3_q[16*j +: 16] <= vector2_q[32*j +: 16] << left_by_q;
+      shifted4_q[33*j +: 33] <= left_q ? {{17{left[15]}}, left} : right;
+      normal5_q[16*j +: 16] <= saturated(shifted4_q[33*j +: 33]);
+      normal6_q[16*j +: 16] <= normal;
+      prod6_q[32*j +: 32] <= product;
+      term7_q[16*j +: 16] <= raw_q ? normal6_q[16*j +: 16] : rounded_term(old);
+      magnitude7_q[32*j +: 32] <= old[31] ? -old : old;
+      low7_q[33*j +: 33] <= low;
+      high7_q[32*j +: 32] <= high;
+      square8_q[32*j +: 32] <= square;
+      wide8_q[49*j +: 49] <= ({high7_q[32*j + 31], high7_q[32*j +: 32], 16'd0} + {16'd0, low7_q[33*j +: 33]}) + {1'b0, code_half_q};
+      shifted9_q[49*j +: 49] <= code;
+      codes10_q[8*j +: 8] <= shifted9_q[49*j + 7 +: 42] == {42{shifted9_q[49*j + 48]}} ? shifted9_q[49*j +: 8]
+                                                                                       : {shifted9_q[49*j + 48], {7{!shifted9_q[49*j + 48]}}};
     end
   end
   for (genvar j = 0; j < Lanes / 2; j++) begin : g_pair
-    always_ff @(posedge clk_i) max6_q[32*j +: 32] <= larger(magnitude5_q[64*j +: 32], magnitude5_q[64*j + 32 +: 32]);
+    always_ff @(posedge clk_i) max8_q[32*j +: 32] <= larger(magnitude7_q[64*j +: 32], magnitude7_q[64*j + 32 +: 32]);
   end
   // Trees, because a chain of additions or choices becomes one in hardware too.
   for (genvar l = 0; (1 << l) <= Lanes; l++) begin : g_sums
@@ -191,7 +178,7 @@ module mmf_core_vec #(
     logic [48*N-1:0] sums;
     for (genvar k = 0; k < N; k++) begin : g_node
       if (l == 0) begin : g_squares
-        assign sums[48*k +: 48] = {16'd0, square6_q[32*k +: 32]};
+        assign sums[48*k +: 48] = {16'd0, square8_q[32*k +: 32]};
       end else begin : g_sum
         assign sums[48*k +: 48] = g_sums[l-1].sums[96*k +: 48] + g_sums[l-1].sums[96*k + 48 +: 48];
       end
@@ -202,7 +189,7 @@ module mmf_core_vec #(
     logic [32*N-1:0] maxima;
     for (genvar k = 0; k < N; k++) begin : g_node
       if (l == 0) begin : g_pairs
-        assign maxima[32*k +: 32] = max6_q[32*k +: 32];
+        assign maxima[32*k +: 32] = max8_q[32*k +: 32];
       end else begin : g_larger
         assign maxima[32*k +: 32] = larger(g_maxima[l-1].maxima[64*k +: 32], g_maxima[l-1].maxima[64*k + 32 +: 32]);
       end
@@ -210,20 +197,41 @@ module mmf_core_vec #(
   end
   assign sum_all = g_sums[$clog2(Lanes)].sums;
   assign max_all = g_maxima[$clog2(Lanes) - 1].maxima;
+  // Scalars: the highest 17 bits, the last of them for rounding.
+  function automatic logic [31:0] to_scalar(input logic [16:0] front, input logic [5:0] n);
+    logic [17:0] r;
+    r = {1'b0, front} + 18'd1;
+    if (n == 6'd0) to_scalar = 32'd0;
+    else if (r[17]) to_scalar = {16'({10'd0, n}) - 16'd15, 16'h8000};
+    else to_scalar = {16'({10'd0, n}) - 16'd16, r[16:1]};
+  endfunction
+  logic [5:0] sum_length, max_length, sum_length11_q, sum_length12_q, max_length11_q, max_length12_q, sum_left_q, max_left_q;
+  logic [47:0] sum_front, max_front;
+  logic [16:0] sum_front12_q, max_front12_q;
+  assign sum_length = length48(sum_q);
+  assign max_length = length48({16'd0, max_q});
+  assign sum_front = sum_q << sum_left_q;
+  assign max_front = {16'd0, max_q} << max_left_q;
   always_ff @(posedge clk_i) begin
-    sum7_q <= sum_all;
-    max7_q <= max_all;
+    sum9_q <= sum_all;
+    max9_q <= max_all;
     if (start_i) begin
       sum_q <= '0;
       max_q <= '0;
-    end else if (valid_q[7]) begin
-      sum_q <= sum_q + sum7_q;
-      if (max7_q > max_q) max_q <= max7_q;
+    end else if (valid_q[9]) begin
+      sum_q <= sum_q + sum9_q;
+      if (max9_q > max_q) max_q <= max9_q;
     end
-    sum_length_q <= length48(sum_q);
-    max_length_q <= length48({16'd0, max_q});
-    squares_o <= to_scalar(sum_q, sum_length_q);
-    maximum_o <= to_scalar({16'd0, max_q}, max_length_q);
+    sum_length11_q <= sum_length;
+    max_length11_q <= max_length;
+    sum_left_q <= 6'd48 - sum_length;
+    max_left_q <= 6'd48 - max_length;
+    sum_length12_q <= sum_length11_q;
+    max_length12_q <= max_length11_q;
+    sum_front12_q <= sum_front[47:31];
+    max_front12_q <= max_front[47:31];
+    squares_o <= to_scalar(sum_front12_q, sum_length12_q);
+    maximum_o <= to_scalar(max_front12_q, max_length12_q);
   end
-  assign codes_o = codes7_q;
+  assign codes_o = codes10_q;
 endmodule

@@ -62,15 +62,15 @@ class Stream {
     Run& r = runs_[run_];
     const auto burst = static_cast<std::uint64_t>(core_.burst_beats);
     const std::uint64_t n = std::min({r.beats, burst, 64 - r.at % 64});  // within 4 KiB
-    Time at = std::max(r.appended + core_.request, last_request_ + 1);
-    if (!r.started) at = std::max(at, last_request_ + 2);  // the run is loaded first
+    Time at = std::max(r.appended + core_.request, last_request_ + core_.again);
+    if (!r.started) at = std::max(at, last_request_ + core_.again + 1);  // the run is loaded first
     r.started = true;
     // Room in the FIFO for the whole burst, counting what is under way.
     const auto fifo = static_cast<std::uint64_t>(core_.fifo_beats);
-    if (burst_last_ + n > fifo) at = std::max(at, taken_[(burst_last_ + n - fifo - 1) % kRing] + 1);
+    if (burst_last_ + n > fifo) at = std::max(at, taken_[(burst_last_ + n - fifo - 1) % kRing] + 3);
     if (bursts_ >= static_cast<std::uint64_t>(core_.bursts))
       at = std::max(at,
-                    burst_end_[(bursts_ - static_cast<std::uint64_t>(core_.bursts)) % kRing] + 1);
+                    burst_end_[(bursts_ - static_cast<std::uint64_t>(core_.bursts)) % kRing] + 2);
     last_request_ = at;
     start_ = std::max(static_cast<double>(at) + memory_.latency, free_);
     free_ = start_ + static_cast<double>(n) / memory_.beats_per_cycle;
@@ -208,24 +208,20 @@ class Core {
     Time at = std::max(now_, free_[unit]);
     for (int k = 0; k < u.n_reads; ++k) at = std::max(at, board_.wait(unit, u.reads[k], false));
     for (int k = 0; k < u.n_writes; ++k) at = std::max(at, board_.wait(unit, u.writes[k], true));
+    if (i.op() == Op::WST) at = std::max(at, stream_.room(c_.run_queue));
+    if (i.op() == Op::HALT || i.op() == Op::FENCE || i.op() == Op::TOK)
+      for (const Time t : done_) at = std::max(at, t);
+    at += c_.decide;
     ++report.instructions;
     now_ = at + 1;
     Time done = at + 1;
     Time codes_free = 0;
     switch (i.op()) {
       case Op::WST:
-        at = std::max(at, stream_.room(c_.run_queue));
-        now_ = at + 1;
         append(i, i.field("beats") / ports_, at);
         break;
       case Op::ENDL:
         now_ = at + c_.loop;
-        break;
-      case Op::HALT:
-      case Op::FENCE:
-      case Op::TOK:
-        for (const Time t : done_) at = std::max(at, t);
-        now_ = at + 1;
         break;
       case Op::EMB:
         append(i, (i.len() + ports_ - 1) / ports_,
@@ -305,7 +301,7 @@ class Core {
         report.idle_memory += static_cast<std::uint64_t>(beat - next);
         const auto room = static_cast<std::uint64_t>(c_.result_groups);
         if (k + 1 == beats && group_ >= room) {
-          const Time free = left_[(group_ - room) % 64] - 1;
+          const Time free = left_[(group_ - room) % 64];
           if (free > beat) {
             report.idle_epilogue += static_cast<std::uint64_t>(free - beat);
             beat = free;

@@ -25,13 +25,15 @@ struct CoreModel {
   int bursts = 16;  // outstanding
   int run_queue = 4;
   int load_tail = 2;
-  int stat_tail = 11, quantize_tail = 8;
-  int multiply = 5, scale = 5, reciprocal = 20, root = 53;
+  int stat_tail = 14, quantize_tail = 11;
+  int multiply = 6, scale = 6, reciprocal = 21, root = 54;
   int tile_start = 1, tile_depth = 7;
   // From a row's entry to what reads the written row; more for ARGMAX and SAMPLE, and the next
   // matrix waits as long.
   int epilogue_depth = kEpilogueStages, choice_depth = kChoiceStages - kEpilogueStages;
-  int request = 2;  // from a run's instruction to its first request
+  int request = 4;  // from a run's instruction to its first request
+  int again = 3;    // from a request to the next of the run; one more to the next run's
+  int decide = 1;   // from the cycle in which nothing hinders an instruction to its issue
   int arrive = 1;   // from the port into the FIFO
   int result_groups = 8;
   int loop = 2;
