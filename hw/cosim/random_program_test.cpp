@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <string>
@@ -39,11 +40,34 @@ RtlCore::Kind kind_of(std::uint64_t seed) {
   return {1, seed % 8 == 3 ? 4 : 1};
 }
 
+// The same on the small core if the image fits it; instructions compared.
+std::uint64_t run_small(const Image& image, const RtlMemory& memory, int streams,
+                        std::uint64_t seed) {
+  const Shape n = image.shape();
+  if (RtlCore::kKinds.size() == 1 || streams != 1 || n.ports != 1 ||
+      std::max({n.d, n.m, n.f}) > RtlCore::kSmallWidth || n.layers * n.m > RtlCore::kSmallState)
+    return 0;
+  Machine machine(Ctx{1}, image);
+  RtlCore core(image, memory, 1, RtlSize::small);
+  for (std::uint64_t t = 0; t < 2; ++t) {
+    const auto token =
+        static_cast<std::int32_t>(random_bits(seed, 14, t) % static_cast<std::uint64_t>(n.vocab));
+    try {
+      const std::int32_t next =
+          core.run({token, t == 0, random_sampling(seed, t, 1)}, true, &machine);
+      EXPECT_EQ(next, machine.next_token(0));
+    } catch (const Error& e) {
+      ADD_FAILURE() << e.what() << "\n" << disassemble(image.program());
+    }
+  }
+  return core.counters().compared;
+}
+
 TEST(RandomPrograms, AgreeWithTheSimulator) {
   const std::uint64_t first = from_environment("MMF_SEED", 1);
   const std::uint64_t count = from_environment("MMF_PROGRAMS", 60);
   fmt::print("seeds {} to {}\n", first, first + count - 1);
-  std::uint64_t compared = 0, wait_stream = 0, wait_results = 0;
+  std::uint64_t compared = 0, small = 0, wait_stream = 0, wait_results = 0;
   StallCounts stalls{};
   std::map<std::pair<Kind, std::uint64_t>, int> used;  // named values in instructions
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
@@ -75,6 +99,7 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
       }
     }
     compared += core.counters().compared;
+    small += run_small(image, memory, streams, seed);
     wait_stream += core.counters().wait_stream;
     wait_results += core.counters().wait_results;
     for (const Instruction& i : image.program()) {
@@ -86,9 +111,12 @@ TEST(RandomPrograms, AgreeWithTheSimulator) {
     for (std::size_t op = 0; op < stalls.size(); ++op)
       for (std::size_t k = 0; k < kStalls; ++k) stalls[op][k] += core.stalls()[op][k];
   }
-  fmt::print("{} instructions compared\n", compared);
+  fmt::print("{} instructions compared, {} on the small core\n", compared, small);
   EXPECT_GT(compared, count * 100);
   if (count < 40) return;
+  if (RtlCore::kKinds.size() > 1) {
+    EXPECT_GT(small, 1000U);
+  }
   // Every operation has been issued, and skipped where it may be; every function, epilogue, mode
   // and vector was used; every cause of waiting was seen.
   EXPECT_GT(wait_stream, 0U);

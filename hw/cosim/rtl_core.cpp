@@ -23,6 +23,8 @@
 #include "Vmmf_core_p2___024root.h"
 #include "Vmmf_core_p4.h"
 #include "Vmmf_core_p4___024root.h"
+#include "Vmmf_core_small.h"
+#include "Vmmf_core_small___024root.h"
 #endif
 #include "mmfree/core/error.h"
 #include "mmfree/core/rng.h"
@@ -30,10 +32,16 @@
 namespace mmfree::hw {
 namespace {
 
-// Of the compiled core: hw/cosim/CMakeLists.txt gives both the same numbers.
-constexpr idx kWidth = MMF_RTL_WIDTH;
-constexpr idx kStateSize = MMF_RTL_STATE;
+// Of the compiled cores: hw/cosim/CMakeLists.txt gives both the same numbers.
+struct Build {
+  int streams, ports;
+  std::size_t lanes;  // bytes of a beat of a port
+  idx width, state;
+};
 constexpr std::size_t kProgram = MMF_RTL_PROGRAM;
+constexpr Build large(int streams, int ports) {
+  return {streams, ports, kLanes, MMF_RTL_WIDTH, MMF_RTL_STATE};
+}
 
 struct Burst {
   std::uint64_t address;
@@ -90,20 +98,24 @@ struct RtlCore::Impl {
 
 namespace {
 
-template <class Top, int streams, int ports>
+template <class Top, Build build>
 struct Core final : RtlCore::Impl {
   Core(const Image& i, const RtlMemory& m) : image(i), memory(m), top(&context) {}
 
-#if VM_COVERAGE
-  // Coverage builds (coverage.sh): a file for each core, merged afterwards.
   ~Core() override {
+    // The model's scopes leave the context that is current, which may be that of a core made later.
+    Verilated::threadContextp(&context);
+#if VM_COVERAGE
+    // Coverage builds (coverage.sh): a file for each core, merged afterwards.
     static int n = 0;
     if (const char* folder = std::getenv("MMF_COVERAGE"))
       context.coveragep()->write(fmt::format("{}/core_{}.dat", folder, n++).c_str());
-  }
 #endif
-  static constexpr auto kB = static_cast<std::size_t>(streams);
-  static constexpr auto kP = static_cast<std::size_t>(ports);
+  }
+  static constexpr auto kB = static_cast<std::size_t>(build.streams);
+  static constexpr auto kP = static_cast<std::size_t>(build.ports);
+  static constexpr std::size_t kBeat = build.lanes;
+  static constexpr std::size_t kElements = kBeat / 2;  // of a word of X, Z or constants
   const Image& image;
   RtlMemory memory;
   VerilatedContext context;
@@ -152,13 +164,12 @@ struct Core final : RtlCore::Impl {
     m.gives = !m.bursts.empty() && static_cast<double>(cycle) >= m.ideal && !stall(2 * p);
     if (m.gives) {
       const Burst& b = m.bursts.front();
-      const std::uint64_t at = ((b.address / kBeatBytes + m.beat) * kP + p) * kBeatBytes;
-      std::uint32_t data[kBeatBytes / 4] = {};
+      const std::uint64_t at = ((b.address / kBeat + m.beat) * kP + p) * kBeat;
+      std::uint32_t data[kBeat / 4] = {};
       if (at < image.bytes().size())
         std::memcpy(data, image.bytes().data() + at,
-                    std::min<std::size_t>(kBeatBytes, image.bytes().size() - at));
-      for (std::size_t k = 0; k < kBeatBytes / 4; ++k)
-        top.rdata_i[kBeatBytes / 4 * p + k] = data[k];
+                    std::min<std::size_t>(kBeat, image.bytes().size() - at));
+      for (std::size_t k = 0; k < kBeat / 4; ++k) top.rdata_i[kBeat / 4 * p + k] = data[k];
       set_bits_at(top.rvalid_i, p, 1, 1);
       set_bits_at(top.rlast_i, p, 1, m.beat + 1 == b.beats ? 1 : 0);
     }
@@ -169,10 +180,10 @@ struct Core final : RtlCore::Impl {
     const std::uint64_t address = bits_at(top.araddr_o, 38 * p, 32) |
                                   std::uint64_t{bits_at(top.araddr_o, 38 * p + 32, 6)} << 32;
     const unsigned beats = bits_at(top.arlen_o, 8 * p, 8) + 1U;
-    const std::uint64_t end = address + std::uint64_t{beats} * kBeatBytes;
+    const std::uint64_t end = address + std::uint64_t{beats} * kBeat;
     // Sections are padded to pages and wide beats are part of pages, so that only the last may go
     // beyond the end.
-    if (end > (image.bytes().size() + kP * kBeatBytes - 1) / (kP * kBeatBytes) * kBeatBytes)
+    if (end > (image.bytes().size() + kP * kBeat - 1) / (kP * kBeat) * kBeat)
       fail(ErrorKind::numeric,
            fmt::format("the RTL reads {} beats at byte {} of port {}, outside the image", beats,
                        address, p));
@@ -207,8 +218,9 @@ struct Core final : RtlCore::Impl {
     auto& r = root();
     if (i.op() == Op::LDC) {
       std::uint32_t crc = 0;
-      for (unsigned k = 0; k < i.len(); ++k)
-        crc = crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(32) + k].data(), kBeatBytes);
+      for (std::size_t k = 0; k < i.len() * kBeatBytes / kBeat; ++k)
+        crc =
+            crc32c(crc, r.mmf_core__DOT__c_mem[i.dst() * bank_words(kElements) + k].data(), kBeat);
       return crc;
     }
     if (i.op() == Op::EMB) {
@@ -223,7 +235,7 @@ struct Core final : RtlCore::Impl {
   template <class Memory>
   std::uint32_t vector_digest(const Memory& m, std::size_t n, std::size_t b, std::uint32_t crc) {
     std::vector<std::uint32_t> v(n);
-    for (std::size_t k = 0; k < n; ++k) v[k] = m[k / 32][32 * b + k % 32];
+    for (std::size_t k = 0; k < n; ++k) v[k] = m[k / kElements][kElements * b + k % kElements];
     return crc32c(crc, v.data(), n * 4);
   }
 
@@ -237,9 +249,10 @@ struct Core final : RtlCore::Impl {
       case Op::LDS:
         return crc32c(crc, &r.mmf_core__DOT__s_regs[32 * b + i.dst()], kBeatBytes);
       case Op::QNT:
-        for (std::size_t k = 0; k < i.len(); ++k)
-          crc =
-              crc32c(crc, r.mmf_core__DOT__q_mem[i.dst() * bank_words(64) + k].data() + 16 * b, 64);
+        for (std::size_t k = 0; k < i.len() * kLanes / kBeat; ++k)
+          crc = crc32c(
+              crc, r.mmf_core__DOT__q_mem[i.dst() * bank_words(kBeat) + k].data() + kBeat / 4 * b,
+              kBeat);
         return crc;
       case Op::STAT:
         if ((i.field("mode") & kMODE_SS) != 0) reg(i.dst());
@@ -295,10 +308,10 @@ struct Core final : RtlCore::Impl {
     return crc32c(crc32c(crc, &row, 4), &key, 8);
   }
 
-  static std::size_t bank_words(idx elements) {
-    idx depth = 1;
-    while (depth < kWidth) depth *= 2;
-    return static_cast<std::size_t>(depth / elements);
+  static std::size_t bank_words(std::size_t elements) {
+    std::size_t depth = 1;
+    while (depth < static_cast<std::size_t>(build.width)) depth *= 2;
+    return depth / elements;
   }
 
   void compare_retired() {
@@ -343,6 +356,7 @@ struct Core final : RtlCore::Impl {
       clock();
     }
     top.prog_we_i = 0;
+    for (int k = 0; k < 3; ++k) clock();
   }
 
   void run(std::span<const TokenInput> inputs, bool with_logits, Machine* lockstep) override {
@@ -397,39 +411,52 @@ struct Core final : RtlCore::Impl {
   }
 };
 
-std::unique_ptr<RtlCore::Impl> make_core(const Image& image, const RtlMemory& memory, int streams) {
+template <class Top, Build build>
+std::unique_ptr<RtlCore::Impl> make(const Image& image, const RtlMemory& memory) {
+  const Shape n = image.shape();
+  const idx widest = std::max({n.d, n.m, n.f});
+  if (widest > build.width || n.layers * n.m > build.state || image.program().size() > kProgram)
+    fail(ErrorKind::config,
+         fmt::format("{}: vectors of {}, a state of {} and {} instructions; the "
+                     "compiled core has {}, {} and {}",
+                     image.name(), widest, n.layers * n.m, image.program().size(), build.width,
+                     build.state, kProgram));
+  return std::make_unique<Core<Top, build>>(image, memory);
+}
+
+std::unique_ptr<RtlCore::Impl> make_core(const Image& image, const RtlMemory& memory, int streams,
+                                         RtlSize size) {
   const RtlCore::Kind kind{streams, static_cast<int>(image.header().ports)};
 #ifdef MMF_RTL_ONE_CORE
-  if (RtlCore::exists(kind))
-    return std::make_unique<Core<Vmmf_core, 1, MMF_RTL_ONE_CORE>>(image, memory);
+  if (size == RtlSize::large && RtlCore::exists(kind))
+    return make<Vmmf_core, large(1, MMF_RTL_ONE_CORE)>(image, memory);
 #else
-  const auto is = [&](int s, int p) { return kind == RtlCore::Kind{s, p}; };
-  if (is(1, 1)) return std::make_unique<Core<Vmmf_core, 1, 1>>(image, memory);
-  if (is(2, 1)) return std::make_unique<Core<Vmmf_core_b2, 2, 1>>(image, memory);
-  if (is(8, 1)) return std::make_unique<Core<Vmmf_core_b8, 8, 1>>(image, memory);
-  if (is(1, 2)) return std::make_unique<Core<Vmmf_core_p2, 1, 2>>(image, memory);
-  if (is(2, 2)) return std::make_unique<Core<Vmmf_core_b2p2, 2, 2>>(image, memory);
-  if (is(1, 4)) return std::make_unique<Core<Vmmf_core_p4, 1, 4>>(image, memory);
+  const auto is = [&](int s, int p) {
+    return size == RtlSize::large && kind == RtlCore::Kind{s, p};
+  };
+  if (size == RtlSize::small && kind == RtlCore::Kind{1, 1})
+    return make<Vmmf_core_small, Build{1, 1, RtlCore::kSmallLanes, RtlCore::kSmallWidth,
+                                       RtlCore::kSmallState}>(image, memory);
+  if (is(1, 1)) return make<Vmmf_core, large(1, 1)>(image, memory);
+  if (is(2, 1)) return make<Vmmf_core_b2, large(2, 1)>(image, memory);
+  if (is(8, 1)) return make<Vmmf_core_b8, large(8, 1)>(image, memory);
+  if (is(1, 2)) return make<Vmmf_core_p2, large(1, 2)>(image, memory);
+  if (is(2, 2)) return make<Vmmf_core_b2p2, large(2, 2)>(image, memory);
+  if (is(1, 4)) return make<Vmmf_core_p4, large(1, 4)>(image, memory);
 #endif
   std::string compiled;
   for (const RtlCore::Kind& k : RtlCore::kKinds)
     compiled += fmt::format("{}{} and {}", compiled.empty() ? "" : ", ", k.streams, k.ports);
-  fail(ErrorKind::config, fmt::format("{}: {} stream(s) and {} memory port(s); RTL cores are "
-                                      "compiled for streams and ports {}",
-                                      image.name(), kind.streams, kind.ports, compiled));
+  fail(ErrorKind::config,
+       fmt::format("{}: {} stream(s) and {} memory port(s); RTL cores are "
+                   "compiled for streams and ports {}; the small one for 1 and 1",
+                   image.name(), kind.streams, kind.ports, compiled));
 }
 
 }  // namespace
 
-RtlCore::RtlCore(const Image& image, const RtlMemory& memory, int streams)
-    : impl_(make_core(image, memory, streams)) {
-  const Shape n = image.shape();
-  const idx widest = std::max({n.d, n.m, n.f});
-  if (widest > kWidth || n.layers * n.m > kStateSize || image.program().size() > kProgram)
-    fail(ErrorKind::config, fmt::format("{}: vectors of {}, a state of {} and {} instructions; the "
-                                        "compiled core has {}, {} and {}",
-                                        image.name(), widest, n.layers * n.m,
-                                        image.program().size(), kWidth, kStateSize, kProgram));
+RtlCore::RtlCore(const Image& image, const RtlMemory& memory, int streams, RtlSize size)
+    : impl_(make_core(image, memory, streams, size)) {
   impl_->start();
 }
 

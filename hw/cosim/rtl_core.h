@@ -35,6 +35,10 @@ inline constexpr std::array<std::string_view, kStalls> kStallNames = {"none", "s
                                                                       "unit", "hazard"};
 using StallCounts = std::array<std::array<std::uint64_t, kStalls>, 16>;  // [operation][cause]
 
+// The core for all that the project trains or loads, and the small one that is placed and routed
+// (hw/synth/pnr_core.sv): 16 lanes, a port of 128 bits, 4 lanes of the vector unit.
+enum class RtlSize { large, small };
+
 class RtlCore {
  public:
   // What cores are compiled for; the search for faults and coverage compile one only, for one
@@ -50,9 +54,13 @@ class RtlCore {
 #endif
   static bool exists(Kind kind);
 
-  // Throws a config Error if no compiled core has `streams` and the image's ports, or it is too
-  // small for the image. The image must outlive this.
-  RtlCore(const Image& image, const RtlMemory& memory, int streams = 1);
+  static constexpr int kSmallLanes = 16, kSmallVectorLanes = 4, kSmallFifo = 128;
+  static constexpr idx kSmallWidth = 256, kSmallState = 768;
+
+  // Throws a config Error if no compiled core of that size has `streams` and the image's ports, or
+  // it is too small for the image. The image must outlive this.
+  RtlCore(const Image& image, const RtlMemory& memory, int streams = 1,
+          RtlSize size = RtlSize::large);
   ~RtlCore();
 
   // One token of every stream. `lockstep`: a machine that has seen the same tokens; it runs the

@@ -36,6 +36,7 @@ struct TestImage {
 struct Case {
   idx d, f, layers, vocab;
   RtlMemory memory;
+  RtlSize size = RtlSize::large;
 };
 
 // Numbers of ports that a core for one stream is compiled for.
@@ -57,13 +58,16 @@ TEST(RtlCore, EqualsTheSimulatorAfterEveryInstruction) {
        3,
        100,
        {.latency = 400, .beats_per_cycle = 0.3, .jitter = 0.1, .skew = 150, .seed = 6}},
+      {64, 192, 2, 7, {.latency = 3}, RtlSize::small},
+      {256, 256, 3, 100, {.latency = 60, .beats_per_cycle = 0.85, .jitter = 0.2}, RtlSize::small},
   };
   for (const int ports : ports_of_one_stream())
     for (const Case& c : cases) {
+      if (c.size == RtlSize::small && (ports != 1 || RtlCore::kKinds.size() == 1)) continue;
       SCOPED_TRACE(ports);
       const TestImage t(c.d, c.f, c.layers, c.vocab, 11, 1, ports);
       Machine machine(Ctx{1}, t.file->image);
-      RtlCore core(t.file->image, c.memory);
+      RtlCore core(t.file->image, c.memory, 1, c.size);
       std::int32_t token = 0;
       for (int n = 0; n < 6; ++n) {
         const bool logits = n != 1;
@@ -79,16 +83,26 @@ TEST(RtlCore, EqualsTheSimulatorAfterEveryInstruction) {
 }
 
 TEST(RtlCore, TakesTheCyclesOfTheCycleModel) {
-  const Case cases[] = {
-      {128, 320, 2, 33, {}}, {512, 1536, 2, 600, {}}, {320, 832, 2, 257, {.latency = 30}}};
+  const Case cases[] = {{128, 320, 2, 33, {}},
+                        {512, 1536, 2, 600, {}},
+                        {320, 832, 2, 257, {.latency = 30}},
+                        {128, 256, 2, 33, {}, RtlSize::small},
+                        {256, 192, 3, 257, {.latency = 30}, RtlSize::small}};
   for (const int ports : ports_of_one_stream())
     for (const Case& c : cases) {
+      if (c.size == RtlSize::small && (ports != 1 || RtlCore::kKinds.size() == 1)) continue;
       const TestImage t(c.d, c.f, c.layers, c.vocab, 2, 1, ports);
-      RtlCore core(t.file->image, c.memory);
+      RtlCore core(t.file->image, c.memory, 1, c.size);
+      CoreModel build;
+      if (c.size == RtlSize::small) {
+        build.lanes = RtlCore::kSmallLanes;
+        build.vector_lanes = RtlCore::kSmallVectorLanes;
+        build.fifo_beats = RtlCore::kSmallFifo;
+      }
       for (const bool logits : {true, false}) {
         core.run({1, true}, logits, nullptr);
         const CycleReport model =
-            count_cycles(t.file->image.program(), t.file->image.shape(), logits, {},
+            count_cycles(t.file->image.program(), t.file->image.shape(), logits, build,
                          {.latency = c.memory.latency, .beats_per_cycle = 1});
         EXPECT_EQ(core.counters().tile_beats, model.weight_beats);
         const auto cycles = static_cast<double>(core.counters().cycles);
@@ -137,6 +151,10 @@ TEST(RtlCore, ReportsImagesThatDoNotFit) {
   const TestImage wide(64, 8256, 1, 3, 1);
   EXPECT_THROW(RtlCore(wide.file->image, {}), Error);
   EXPECT_THROW(RtlCore(t.file->image, {}, 3), Error);
+  EXPECT_NO_THROW(RtlCore(t.file->image, {}, 1, RtlSize::small));
+  EXPECT_THROW(RtlCore(t.file->image, {}, 2, RtlSize::small), Error);
+  const TestImage wider(64, 320, 1, 3, 1);
+  EXPECT_THROW(RtlCore(wider.file->image, {}, 1, RtlSize::small), Error);
 }
 
 TEST(RtlCore, RefusesPortsThatNoCoreHas) {

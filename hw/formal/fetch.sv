@@ -44,7 +44,8 @@ module fetch (
 
   // The prefetcher's own registers, connected by run.sh, for what induction must know of them.
   (* keep *) logic [1:0] b_queue_in_q, b_queue_out_q;
-  (* keep *) logic [31:0] b_queue_beat_0, b_queue_beat_1, b_queue_len_0, b_queue_len_1, b_beat_q, b_left_q;
+  (* keep *) logic [31:0] b_queue_beat_0, b_queue_beat_1, b_queue_len_0, b_queue_len_1, b_beat_q, b_left_q, b_burst_q;
+  (* keep *) logic b_sized_q, b_room_q, b_pop_q;
   (* keep *) logic [1:0] b_fifo_0, b_fifo_1, b_fifo_2, b_fifo_3;
   (* keep *) logic [2:0] b_in_q, b_out_q, b_promised_q;
   (* keep *) logic [1:0] b_outstanding_q;
@@ -134,12 +135,14 @@ module fetch (
       assert (queued == 2'd0 || beat_a < 32'd64);
       assert (queued != 2'd2 || beat_b < 32'd64);
       assert (b_in_q - b_out_q == in_fifo[2:0] && in_fifo <= 5'(Fifo));
-      assert (b_promised_q == under_way[2:0] && under_way <= 5'(Fifo));
+      assert (b_promised_q == under_way[2:0] + {2'd0, b_pop_q} && under_way + {4'd0, b_pop_q} <= 5'(Fifo));
       assert (in_fifo <= under_way);
       assert (to_come == open0 + open1 && open0 <= 5'(Burst) && open1 <= 5'(Burst));
       assert (open1 == 5'd0 || open0 != 5'd0);
       assert (b_outstanding_q == {1'b0, open0 != 5'd0} + {1'b0, open1 != 5'd0});
-      if (was_waiting) assert (b_left_q != 32'd0);
+      if (was_waiting) assert (b_sized_q && b_room_q);
+      if (b_room_q) assert (b_sized_q && {29'd0, b_promised_q} + b_burst_q <= 32'(Fifo) && b_outstanding_q < 2'd2);
+      if (b_sized_q) assert (b_left_q != 32'd0 && b_burst_q == (b_left_q == 32'd1 || b_beat_q[5:0] == 6'd63 ? 32'd1 : 32'(Burst)));
       if (followed) begin
         assert (from_head < under_way + to_be_asked);
         if (from_head >= under_way) begin

@@ -48,12 +48,12 @@ module sfu (input logic clk_i);
         assert (wide || exponent == -16'd12 - half);
         assert (result[M-1]);
         assert (low <= 36'd16777216 && high > 36'd16777216);
-        assert (at == 7'd29);
+        assert (at == 7'd30);
       end else begin
         assert (result == divided);
-        assert (at == 7'd12);
+        assert (at == 7'd13);
       end
     end
-    if (at == 7'd30) assert (!busy);
+    if (at == 7'd31) assert (!busy);
   end
 endmodule

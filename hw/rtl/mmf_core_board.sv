@@ -27,25 +27,16 @@ module mmf_core_board #(
   assign tmm_open_o = open_q;
   assign tmm_drain_o = drain_q;
 
-  logic [N-1:0] others_w, others_r;
-  always_comb begin
-    others_w = '0;
-    others_r = '0;
-    if (unit_i != mmf_isa_pkg::UNIT_LD) others_w = others_w | ld_w;
-    if (unit_i != mmf_isa_pkg::UNIT_VEC) begin
-      others_w = others_w | vec_w;
-      others_r = others_r | vec_r;
-    end
-    if (unit_i != mmf_isa_pkg::UNIT_SFU) begin
-      others_w = others_w | sfu_w;
-      others_r = others_r | sfu_r;
-    end
-    if (unit_i != mmf_isa_pkg::UNIT_TMM) begin
-      others_w = others_w | tile_w | drain_w;
-      others_r = others_r | tile_r | drain_r;
-    end
-  end
-  assign hazard_o = |(others_w & (reads_i | writes_i)) || |(others_r & writes_i);
+  // Unit by unit, so that the trees of gates need not wait for which unit it is.
+  logic [N-1:0] touches;
+  logic with_ld, with_vec, with_sfu, with_tmm;
+  assign touches = reads_i | writes_i;
+  assign with_ld = |(ld_w & touches);
+  assign with_vec = |((vec_w & touches) | (vec_r & writes_i));
+  assign with_sfu = |((sfu_w & touches) | (sfu_r & writes_i));
+  assign with_tmm = |(((tile_w | drain_w) & touches) | ((tile_r | drain_r) & writes_i));
+  assign hazard_o = (with_ld && unit_i != mmf_isa_pkg::UNIT_LD) || (with_vec && unit_i != mmf_isa_pkg::UNIT_VEC) ||
+                    (with_sfu && unit_i != mmf_isa_pkg::UNIT_SFU) || (with_tmm && unit_i != mmf_isa_pkg::UNIT_TMM);
 
   logic tmm_issue;
   assign tmm_issue = issue_i && unit_i == mmf_isa_pkg::UNIT_TMM;

@@ -31,44 +31,46 @@ module mmf_core_decode #(
       end
       mmf_isa_pkg::OP_LDC: begin
         unit_o = mmf_isa_pkg::UNIT_LD;
-        writes_o[RC + 32'(ins_i[17:16])] = 1'b1;
+        writes_o[RC +: 4] = 4'd1 << ins_i[17:16];
       end
       mmf_isa_pkg::OP_LDS: begin
         unit_o = mmf_isa_pkg::UNIT_LD;
-        for (int k = 0; k < 16; k++) writes_o[RS + 32'(ins_i[20:16]) + k] = 1'b1;
+        writes_o[RS +: 32] = 32'hffff << ins_i[20:16];
       end
       mmf_isa_pkg::OP_STAT: begin
         unit_o = mmf_isa_pkg::UNIT_VEC;
-        reads_o[ins_i[24] ? RZ : RX] = 1'b1;
-        reads_o[RC + 32'(ins_i[33:32])] = 1'b1;
-        if (ins_i[mmf_isa_pkg::F_STAT_MODE_LSB]) writes_o[RS + 32'(ins_i[20:16])] = 1'b1;
-        if (ins_i[mmf_isa_pkg::F_STAT_MODE_LSB + 1]) writes_o[RS + 32'(ins_i[mmf_isa_pkg::F_STAT_MX_LSB +: 5])] = 1'b1;
+        reads_o[RX] = !ins_i[24];
+        reads_o[RZ] = ins_i[24];
+        reads_o[RC +: 4] = 4'd1 << ins_i[33:32];
+        if (ins_i[mmf_isa_pkg::F_STAT_MODE_LSB]) writes_o[RS +: 32] = writes_o[RS +: 32] | 32'd1 << ins_i[20:16];
+        if (ins_i[mmf_isa_pkg::F_STAT_MODE_LSB + 1]) writes_o[RS +: 32] = writes_o[RS +: 32] | 32'd1 << ins_i[mmf_isa_pkg::F_STAT_MX_LSB +: 5];
       end
       mmf_isa_pkg::OP_QNT: begin
         unit_o = mmf_isa_pkg::UNIT_VEC;
-        reads_o[ins_i[24] ? RZ : RX] = 1'b1;
-        reads_o[RC + 32'(ins_i[33:32])] = 1'b1;
-        reads_o[RS + 32'(ins_i[mmf_isa_pkg::F_QNT_R_LSB +: 5])] = 1'b1;
-        writes_o[RQ + 32'(ins_i[16])] = 1'b1;
+        reads_o[RX] = !ins_i[24];
+        reads_o[RZ] = ins_i[24];
+        reads_o[RC +: 4] = 4'd1 << ins_i[33:32];
+        reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[mmf_isa_pkg::F_QNT_R_LSB +: 5];
+        writes_o[RQ +: 2] = 2'd1 << ins_i[16];
       end
       mmf_isa_pkg::OP_SFU: begin
         unit_o = mmf_isa_pkg::UNIT_SFU;
-        reads_o[RS + 32'(ins_i[28:24])] = 1'b1;
-        if (ins_i[mmf_isa_pkg::F_SFU_FN_LSB + 1]) reads_o[RS + 32'(ins_i[36:32])] = 1'b1;
-        writes_o[RS + 32'(ins_i[20:16])] = 1'b1;
+        reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[28:24];
+        if (ins_i[mmf_isa_pkg::F_SFU_FN_LSB + 1]) reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[36:32];
+        writes_o[RS +: 32] = writes_o[RS +: 32] | 32'd1 << ins_i[20:16];
       end
       mmf_isa_pkg::OP_TMM: begin
         unit_o = mmf_isa_pkg::UNIT_TMM;
-        reads_o[RQ + 32'(ins_i[24])] = 1'b1;
+        reads_o[RQ +: 2] = 2'd1 << ins_i[24];
         case (epi)
           4'(mmf_isa_pkg::EPI_SIGF): begin
-            reads_o[RC + 32'(ins_i[mmf_isa_pkg::F_TMM_BANK_LSB +: 2])] = 1'b1;
-            reads_o[RS + 32'(ins_i[36:32])] = 1'b1;
+            reads_o[RC +: 4] = 4'd1 << ins_i[mmf_isa_pkg::F_TMM_BANK_LSB +: 2];
+            reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[36:32];
             writes_o[RT] = 1'b1;
           end
           4'(mmf_isa_pkg::EPI_STATE): begin
             reads_o[RT] = 1'b1;
-            reads_o[RS + 32'(ins_i[36:32])] = 1'b1;
+            reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[36:32];
             writes_o[RH] = 1'b1;
           end
           4'(mmf_isa_pkg::EPI_SWISHG): begin
@@ -76,11 +78,11 @@ module mmf_core_decode #(
             writes_o[RZ] = 1'b1;
           end
           4'(mmf_isa_pkg::EPI_RESADD): begin
-            reads_o[RS + 32'(ins_i[36:32])] = 1'b1;
+            reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[36:32];
             writes_o[RX] = 1'b1;
           end
           4'(mmf_isa_pkg::EPI_SILU): begin
-            reads_o[RS + 32'(ins_i[36:32])] = 1'b1;
+            reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[36:32];
             writes_o[RT] = 1'b1;
           end
           4'(mmf_isa_pkg::EPI_MULT): begin
@@ -88,7 +90,7 @@ module mmf_core_decode #(
             writes_o[RZ] = 1'b1;
           end
           4'(mmf_isa_pkg::EPI_ARGMAX): ;
-          4'(mmf_isa_pkg::EPI_SAMPLE): reads_o[RS + 32'(ins_i[36:32])] = 1'b1;
+          4'(mmf_isa_pkg::EPI_SAMPLE): reads_o[RS +: 32] = reads_o[RS +: 32] | 32'd1 << ins_i[36:32];
           default: known_o = 1'b0;
         endcase
       end
@@ -120,7 +122,7 @@ module mmf_core_decode #(
         legal_o = len_ok && ins_i[31:25] == 7'd0 && ins_i[39:37] == 3'd0 && ins_i[mmf_isa_pkg::F_TMM_BANK_LSB + 2 +: 6] == 6'd0 &&
                 ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] != 24'd0 &&
                 (epi == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi == 4'(mmf_isa_pkg::EPI_SAMPLE) ||
-                 (ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] >= 24'd6 && ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= 24'(Width)));
+                 (ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] >= 24'(mmf_num_pkg::LEAST_ROWS) && ins_i[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= 24'(Width)));
       default: ;
     endcase
   end

@@ -1,10 +1,11 @@
 // Epilogue: what happens to every row sum of a matrix, one row a cycle: scale, sigmoid, SiLU, forget gate, state update, gating,
-// residual, running maximum, sampling. Groups of sums wait in a FIFO; instructions (contexts) wait in another. Seven stages from
-// a sum to the write, Late more for ARGMAX and SAMPLE, which keep one row: the next instruction's rows wait as long, so that
+// residual, running maximum, sampling. Groups of sums wait in a FIFO; instructions (contexts) wait in another. EPILOGUE_STAGES (15)
+// from a sum to the write, Late more for ARGMAX and SAMPLE, which keep one row: the next instruction's rows wait as long, so that
 // instructions end in order. mmfree/hw/fixed.h is the arithmetic, bit for bit; mmfree/hw/noise.h of the noise.
 module mmf_core_epi #(
   parameter int RowW = 16,
   parameter int StateW = 16,       // of an address in H
+  parameter int SumW = 24,         // of a row sum, at least 17
   parameter int Groups = 8,        // power of two
   parameter int GroupRows = 5
 ) (
@@ -25,7 +26,7 @@ module mmf_core_epi #(
   output logic             ctx_ready_o,
   // Sums of a group of rows.
   input  logic             group_valid_i,
-  input  logic [24*GroupRows-1:0] group_sums_i,
+  input  logic [SumW*GroupRows-1:0] group_sums_i,
   output logic             group_left_o,  // one has left the FIFO
   // Operand reads: data the cycle after the address.
   output logic [3:0]       epi_o,         // of the row being read
@@ -35,7 +36,7 @@ module mmf_core_epi #(
   input  logic [17:0]      t_i,
   input  logic [23:0]      h_i,
   input  logic [31:0]      x_i,
-  input  logic [15:0]      bound_i,
+  input  logic [15:0]      bound_i,       // a cycle later than the others
   // Writes
   output logic             we_o,
   output logic [3:0]       wepi_o,
@@ -49,12 +50,12 @@ module mmf_core_epi #(
   output logic [RowW-1:0]  best_row_o,
   output logic signed [mmf_num_pkg::KEY_W-1:0] best_key_o
 );
-  localparam int Late = 6;
+  localparam int Late = mmf_num_pkg::CHOICE_STAGES - mmf_num_pkg::EPILOGUE_STAGES;
   localparam int GW = $clog2(Groups);
   // Contexts
   logic [3:0] epi_q [0:1];
   logic [31:0] scale_q [0:1];
-  logic [RowW-1:0] rows_q [0:1];
+  logic [RowW-1:0] last_row_q [0:1];
   logic fresh_q [0:1];
   logic [StateW-1:0] base_q [0:1];
   logic [1:0] bank_q [0:1];
@@ -63,19 +64,19 @@ module mmf_core_epi #(
 
   // Groups
   localparam int LaneW = $clog2(GroupRows);
-  logic [24*GroupRows-1:0] fifo [0:Groups-1];
+  logic [SumW*GroupRows-1:0] fifo [0:Groups-1];
   logic [GW:0] in_q, out_q;
   logic [LaneW-1:0] lane_q;
   logic [RowW-1:0] row_q;
   logic active, last_lane, last_row, keeps_row;
-  logic [2:0] pause_q;
-  logic [24*GroupRows-1:0] head;
+  logic [3:0] pause_q;
+  logic [SumW*GroupRows-1:0] head;
   logic ctx;
   assign ctx = ctx_out_q[0];
   assign head = fifo[out_q[GW-1:0]];
-  assign active = in_q != out_q && pause_q == 3'd0;
+  assign active = in_q != out_q && pause_q == 4'd0;
   assign last_lane = lane_q == LaneW'(GroupRows - 1);
-  assign last_row = row_q + 1'b1 >= rows_q[ctx];
+  assign last_row = row_q >= last_row_q[ctx];
   assign keeps_row = epi_q[ctx] == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE);
   assign group_left_o = active && last_lane;
   assign raddr_o = row_q;
@@ -83,116 +84,115 @@ module mmf_core_epi #(
   assign rbank_o = bank_q[ctx];
   assign epi_o = epi_q[ctx];
 
-  // Pipeline registers: number = stage
-  logic [6+Late:1] v_q;               // valid
-  logic [6+Late:1] first_q, last_q, keeps_q;
-  logic [5+Late:1] noisy_q;
-  logic [31:0] logit_q [4:5+Late];    // row sum or scaled logit
-  logic [RowW-1:0] late_row_q [7:6+Late];
+  // Pipeline registers: number = stage. The last of them, W, are what is written.
+  localparam int W = mmf_num_pkg::EPILOGUE_STAGES - 1;
+  logic [W+Late:1] v_q;               // valid
+  logic [W+Late:1] first_q, last_q, keeps_q;
+  logic [W+Late-1:1] noisy_q;
+  logic [31:0] logit_q [6:W+Late-1];  // row sum or scaled logit
+  logic [RowW-1:0] late_row_q [W+1:W+Late];
   logic signed [mmf_num_pkg::KEY_W-1:0] key_q;
   logic signed [mmf_num_pkg::NOISE_W-1:0] noise;
-  logic [3:0] e1_q, e2_q, e3_q, e4_q, e5_q, e6_q;
-  logic [RowW-1:0] r1_q, r2_q, r3_q, r4_q, r5_q, r6_q;
-  logic [StateW-1:0] ha1_q, ha2_q, ha3_q, ha4_q, ha5_q, ha6_q;
-  logic signed [23:0] sum1_q, sum2_q, sum3_q, sum4_q, sum5_q, sum6_q;
+  logic [3:0] e_q [1:W];
+  logic [RowW-1:0] r_q [1:W];
+  logic [StateW-1:0] ha_q [1:W];
+  logic signed [SumW-1:0] sum_q [1:12];
+  logic signed [31:0] x_q [2:13];
+  logic [15:0] b_q [3:12];
+  logic signed [17:0] t_q [2:12];
+  logic signed [41:0] kept_q [4:13];
+  logic signed [16:0] rest_q [3:12];  // 1 - f
+  logic signed [31:0] y_q [5:13];
+  logic signed [17:0] act_q [5:10];
   logic [31:0] scale1_q;
   logic fresh1_q;
-  logic signed [40:0] prod2_q;
-  logic [5:0] shift2_q;
-  logic [41:0] half2_q;              // for rounding
-  logic signed [17:0] t2_q, t3_q, t4_q, t5_q;
-  logic signed [23:0] h2_q, h3_q, h4_q, h5_q;
-  logic signed [31:0] x2_q, x3_q, x4_q, x5_q, x6_q;
-  logic [15:0] b2_q, b3_q, b4_q, b5_q;
-  logic signed [17:0] act3_q, act4_q, act5_q;
-  logic signed [31:0] y3_q, y4_q, y5_q, y6_q;
-  logic [8:0] inside4_q;
-  logic [15:0] sig5_q, f6_q;
-  logic signed [17:0] silu6_q;
+  logic signed [SumW+16:0] prod2_q;
+  logic [5:0] shift2_q, shift3_q;
+  logic [41:0] half2_q;               // for rounding
+  logic signed [23:0] h2_q;
+  logic signed [41:0] rounded3_q, scaled4_q;
+  logic signed [41:0] kept3_q;
+  logic signed [24:0] from_state3_q, from_state4_q;
+  logic [17:0] magnitude6_q;
+  logic [8:0] inside7_q;
+  logic [15:0] base8_q, sig10_q;
+  logic [20:0] growth8_q;
+  logic [17:0] fine9_q;
+  logic signed [34:0] silu_wide11_q;
+  logic [15:0] unbound10_q;           // 1 - lower bound
+  logic [31:0] gate_wide11_q, gate_wide12_q;
+  logic signed [17:0] silu12_q, gate12_q;
+  // What the last stages make sums of.
+  logic signed [34:0] new13_q;
+  logic signed [SumW+17:0] gated13_q;
+  logic [17:0] t13_q, t14_q;
+  logic signed [43:0] state14_q;
+  logic signed [SumW+14:0] gated14_q;
+  logic signed [32:0] residual14_q;
 
-  // Stage 2: scale and saturate; the gate's input is the state for SWISHG.
-  logic signed [41:0] scaled;
+  // Stage 5: saturate; the gate's input is the state for SWISHG. A number fits if the bits above are its sign, which takes a tree of
+  // gates where a comparison would be a chain.
   logic signed [17:0] act;
   logic signed [31:0] y;
-  logic signed [24:0] state_act;
+  logic signed [41:0] gate_input;
   always_comb begin
-    // |prod2_q| < 2^40: larger shifts round it to 0.
-    if (shift2_q > 6'd41) scaled = 42'sd0;
-    else scaled = ($signed({prod2_q[40], prod2_q}) + $signed(half2_q)) >>> shift2_q;
-    state_act = ($signed({h2_q[23], h2_q}) + 25'sd32) >>> 6;
-    if (e2_q == 4'(mmf_isa_pkg::EPI_SWISHG))
-      act = state_act > 25'sd131071 ? 18'sd131071 : (state_act < -25'sd131072 ? -18'sd131072 : state_act[17:0]);
-    else
-      act = scaled > 42'sd131071 ? 18'sd131071 : (scaled < -42'sd131072 ? -18'sd131072 : scaled[17:0]);
-    y = scaled > 42'sd2147483647 ? 32'sh7fffffff : (scaled < -42'sd2147483648 ? 32'sh80000000 : scaled[31:0]);
+    gate_input = e_q[4] == 4'(mmf_isa_pkg::EPI_SWISHG) ? 42'(from_state4_q) : scaled4_q;
+    act = gate_input[41:17] == {25{gate_input[41]}} ? gate_input[17:0] : {gate_input[41], {17{!gate_input[41]}}};
+    y = scaled4_q[41:31] == {11{scaled4_q[41]}} ? scaled4_q[31:0] : {scaled4_q[41], {31{!scaled4_q[41]}}};
   end
 
-  // Stage 3: table
-  logic [17:0] negated, magnitude;
+  // Stages 6 and 7: magnitude, table
+  logic [17:0] negated;
   logic [27:0] segment;
-  assign negated = -act3_q;
-  assign magnitude = act3_q == -18'sd131072 ? 18'h1ffff : (act3_q[17] ? negated : act3_q);
-  mmf_sigmoid_rom u_rom (.clk_i, .en_i(1'b1), .addr_i(magnitude[16:9]), .data_q(segment));
+  assign negated = -act_q[5];
+  mmf_sigmoid_rom u_rom (.clk_i, .en_i(1'b1), .addr_i(magnitude6_q[16:9]), .data_q(segment));
 
-  // Stage 4: line through the segment. The half and its rounding are added to the value while growth is multiplied.
+  // Stages 8 to 10: line through the segment, half and rounding added to its value.
   logic [20:0] growth;
-  logic [17:0] fine;
   logic [15:0] positive;
-  assign growth = segment[11:0] * inside4_q + 21'd256;
-  assign fine = ({2'd0, segment[27:12]} + 18'd65538) + {6'd0, growth[20:9]};
-  assign positive = fine[17:2];
+  assign growth = growth8_q + 21'd256;
+  assign positive = fine9_q[17:2];
 
-  // Stage 5: SiLU and forget gate
+  // Stages 11 to 13: SiLU and forget gate
   logic signed [34:0] silu_wide;
-  logic [31:0] gate_wide;
-  assign silu_wide = (act5_q * $signed({1'b0, sig5_q}) + 35'sd16384) >>> 15;
-  assign gate_wide = ({16'd0, 16'd32768 - b5_q} * {16'd0, sig5_q} + 32'd16384) >> 15;
+  logic [15:0] forget;
+  assign silu_wide = (silu_wide11_q + 35'sd16384) >>> 15;
+  assign forget = b_q[12] + gate_wide12_q[15:0];
 
-  // Stage 6: state, gated value, residual
-  logic signed [43:0] state_wide;
-  logic signed [42:0] gated_wide;
-  logic signed [32:0] residual_wide;
-  // What stage 5 prepares of it: f h and rounding, 1 - f, and which gate.
-  logic signed [43:0] kept6_q;
-  logic signed [18:0] rest6_q;
-  logic signed [17:0] gate6_q;
-  logic [31:0] value;
+  // Stages 14 and 15: state, gated value, residual
+  logic [31:0] residual, gated, value;
   logic [31:0] bits_q, bits_next;
   always_comb begin
-    state_wide = (kept6_q + ((silu6_q * rest6_q) <<< 6)) >>> 15;
-    gated_wide = (sum6_q * gate6_q + 43'sd8) >>> 4;
-    residual_wide = $signed({x6_q[31], x6_q}) + $signed({y6_q[31], y6_q});
-    if (e6_q == 4'(mmf_isa_pkg::EPI_RESADD))
-      value = residual_wide > 33'sd2147483647 ? 32'h7fffffff : (residual_wide < -33'sd2147483648 ? 32'h80000000 : residual_wide[31:0]);
-    else
-      value = gated_wide > 43'sd2147483647 ? 32'h7fffffff : (gated_wide < -43'sd2147483648 ? 32'h80000000 : gated_wide[31:0]);
-    bits_next = (first_q[6] ? 32'd0 : bits_q) | (value ^ {32{value[31]}});
+    residual = residual14_q[32] == residual14_q[31] ? residual14_q[31:0] : {residual14_q[32], {31{!residual14_q[32]}}};
+    gated = gated14_q[SumW+14:31] == {(SumW-16){gated14_q[SumW+14]}} ? gated14_q[31:0] : {gated14_q[SumW+14], {31{!gated14_q[SumW+14]}}};
+    value = e_q[W] == 4'(mmf_isa_pkg::EPI_RESADD) ? residual : gated;
+    bits_next = (first_q[W] ? 32'd0 : bits_q) | (value ^ {32{value[31]}});
   end
-  assign we_o = v_q[6];
-  assign wepi_o = e6_q;
-  assign waddr_o = r6_q;
-  assign hwaddr_o = ha6_q;
-  assign t_o = e6_q == 4'(mmf_isa_pkg::EPI_SIGF) ? {2'd0, f6_q} : silu6_q;
-  assign h_o = state_wide > 44'sd8388607 ? 24'h7fffff : (state_wide < -44'sd8388608 ? 24'h800000 : state_wide[23:0]);
+  assign we_o = v_q[W];
+  assign wepi_o = e_q[W];
+  assign waddr_o = r_q[W];
+  assign hwaddr_o = ha_q[W];
+  assign t_o = t14_q;
+  assign h_o = state14_q[43:23] == {21{state14_q[43]}} ? state14_q[23:0] : {state14_q[43], {23{!state14_q[43]}}};
   assign v_o = value;
   assign bits_o = bits_next;
-  assign done_o = (v_q[6] && last_q[6] && !keeps_q[6]) || (v_q[6+Late] && last_q[6+Late] && keeps_q[6+Late]);
+  assign done_o = (v_q[W] && last_q[W] && !keeps_q[W]) || (v_q[W+Late] && last_q[W+Late] && keeps_q[W+Late]);
 
-  // Stages 4 to 12 of what keeps a row: sum or scaled logit, the noise of its row, comparison.
+  // Stages 6 to CHOICE_STAGES of what keeps a row: sum or scaled logit, the noise of its row, comparison.
   localparam int NoiseShift = mmf_num_pkg::LOGIT_F - mmf_num_pkg::NOISE_F;
   logic better;
-  assign better = first_q[6+Late] || key_q > best_key_o;
+  assign better = first_q[W+Late] || key_q > best_key_o;
   mmf_core_noise u_noise (.clk_i, .seed_i, .position_i, .row_i(24'(row_q)), .noise_o(noise));
   always_ff @(posedge clk_i) begin
-    logit_q[4] <= noisy_q[3] ? y3_q : {{8{sum3_q[23]}}, sum3_q};
-    for (int s = 5; s <= 5 + Late; s++) logit_q[s] <= logit_q[s-1];
-    late_row_q[7] <= r6_q;
-    for (int s = 8; s <= 6 + Late; s++) late_row_q[s] <= late_row_q[s-1];
-    key_q <= $signed({logit_q[5+Late][31], logit_q[5+Late]}) +
-             (noisy_q[5+Late] ? $signed({{(mmf_num_pkg::KEY_W-mmf_num_pkg::NOISE_W){noise[mmf_num_pkg::NOISE_W-1]}}, noise}) <<< NoiseShift
-                              : '0);
-    if (v_q[6+Late] && keeps_q[6+Late] && better) begin
-      best_row_o <= late_row_q[6+Late];
+    logit_q[6] <= noisy_q[5] ? y_q[5] : 32'(sum_q[5]);
+    for (int s = 7; s <= W + Late - 1; s++) logit_q[s] <= logit_q[s-1];
+    late_row_q[W+1] <= r_q[W];
+    for (int s = W + 2; s <= W + Late; s++) late_row_q[s] <= late_row_q[s-1];
+    key_q <= $signed({logit_q[W+Late-1][31], logit_q[W+Late-1]}) +
+             (noisy_q[W+Late-1] ? $signed({{(mmf_num_pkg::KEY_W-mmf_num_pkg::NOISE_W){noise[mmf_num_pkg::NOISE_W-1]}}, noise}) <<< NoiseShift
+                                : '0);
+    if (v_q[W+Late] && keeps_q[W+Late] && better) begin
+      best_row_o <= late_row_q[W+Late];
       best_key_o <= key_q;
     end
   end
@@ -201,83 +201,89 @@ module mmf_core_epi #(
     if (ctx_valid_i && ctx_ready_o) begin
       epi_q[ctx_in_q[0]] <= ctx_epi_i;
       scale_q[ctx_in_q[0]] <= ctx_scale_i;
-      rows_q[ctx_in_q[0]] <= ctx_rows_i;
+      last_row_q[ctx_in_q[0]] <= ctx_rows_i - 1'b1;
       fresh_q[ctx_in_q[0]] <= ctx_fresh_i;
       base_q[ctx_in_q[0]] <= ctx_base_i;
       bank_q[ctx_in_q[0]] <= ctx_bank_i;
     end
     if (group_valid_i) fifo[in_q[GW-1:0]] <= group_sums_i;
 
-    keeps_q <= {keeps_q[5+Late:1], keeps_row};
-    noisy_q <= {noisy_q[4+Late:1], noisy_i && epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE)};
+    keeps_q <= {keeps_q[W+Late-1:1], keeps_row};
+    noisy_q <= {noisy_q[W+Late-2:1], noisy_i && epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE)};
+    // What only moves on.
+    for (int s = 2; s <= W; s++) begin
+      e_q[s] <= e_q[s-1];
+      r_q[s] <= r_q[s-1];
+      ha_q[s] <= ha_q[s-1];
+    end
+    for (int s = 2; s <= 12; s++) sum_q[s] <= sum_q[s-1];
+    for (int s = 3; s <= 13; s++) x_q[s] <= x_q[s-1];
+    for (int s = 4; s <= 12; s++) b_q[s] <= b_q[s-1];
+    for (int s = 3; s <= 12; s++) t_q[s] <= t_q[s-1];
+    for (int s = 4; s <= 12; s++) rest_q[s] <= rest_q[s-1];
+    for (int s = 5; s <= 13; s++) kept_q[s] <= kept_q[s-1];
+    for (int s = 6; s <= 13; s++) y_q[s] <= y_q[s-1];
+    for (int s = 6; s <= 10; s++) act_q[s] <= act_q[s-1];
 
     // 1: operands arrive
-    e1_q <= epi_q[ctx];
-    r1_q <= row_q;
-    ha1_q <= hraddr_o;
-    sum1_q <= head[24*lane_q +: 24];
+    e_q[1] <= epi_q[ctx];
+    r_q[1] <= row_q;
+    ha_q[1] <= hraddr_o;
+    sum_q[1] <= head[SumW*lane_q +: SumW];
     scale1_q <= scale_q[ctx];
     fresh1_q <= fresh_q[ctx];
     // 2
-    e2_q <= e1_q;
-    r2_q <= r1_q;
-    ha2_q <= ha1_q;
-    sum2_q <= sum1_q;
-    prod2_q <= sum1_q * $signed({1'b0, scale1_q[15:0]});
+    prod2_q <= sum_q[1] * $signed({1'b0, scale1_q[15:0]});
     shift2_q <= scale1_q[21:16];
     half2_q <= scale1_q[21:16] == 6'd0 ? 42'd0 : 42'd1 << (scale1_q[21:16] - 6'd1);
-    t2_q <= t_i;
-    h2_q <= (fresh1_q && e1_q == 4'(mmf_isa_pkg::EPI_STATE)) ? 24'd0 : h_i;
-    x2_q <= x_i;
-    b2_q <= bound_i & 16'h7fff;
+    t_q[2] <= t_i;
+    h2_q <= (fresh1_q && e_q[1] == 4'(mmf_isa_pkg::EPI_STATE)) ? 24'd0 : h_i;
+    x_q[2] <= x_i;
     // 3
-    e3_q <= e2_q;
-    r3_q <= r2_q;
-    ha3_q <= ha2_q;
-    sum3_q <= sum2_q;
-    act3_q <= act;
-    y3_q <= y;
-    t3_q <= t2_q;
-    h3_q <= h2_q;
-    x3_q <= x2_q;
-    b3_q <= b2_q;
-    // 4
-    e4_q <= e3_q;
-    r4_q <= r3_q;
-    ha4_q <= ha3_q;
-    sum4_q <= sum3_q;
-    act4_q <= act3_q;
-    inside4_q <= magnitude[8:0];
-    y4_q <= y3_q;
-    t4_q <= t3_q;
-    h4_q <= h3_q;
-    x4_q <= x3_q;
-    b4_q <= b3_q;
+    rounded3_q <= 42'(prod2_q) + $signed(half2_q);
+    shift3_q <= shift2_q;
+    from_state3_q <= ($signed({h2_q[23], h2_q}) + 25'sd32) >>> 6;
+    kept3_q <= h2_q * $signed({1'b0, t_q[2][16:0]});
+    rest_q[3] <= $signed(17'd32768 - t_q[2][16:0]);
+    b_q[3] <= bound_i & 16'h7fff;
+    // 4: |prod2_q| < 2^40, larger shifts than 41 round it to 0.
+    if (shift3_q > 6'd41) scaled4_q <= 42'sd0;
+    else scaled4_q <= rounded3_q >>> shift3_q;
+    from_state4_q <= from_state3_q;
+    kept_q[4] <= kept3_q + 42'sd16384;
     // 5
-    e5_q <= e4_q;
-    r5_q <= r4_q;
-    ha5_q <= ha4_q;
-    sum5_q <= sum4_q;
-    act5_q <= act4_q;
-    sig5_q <= act4_q[17] ? 16'd32768 - positive : positive;
-    y5_q <= y4_q;
-    t5_q <= t4_q;
-    h5_q <= h4_q;
-    x5_q <= x4_q;
-    b5_q <= b4_q;
+    act_q[5] <= act;
+    y_q[5] <= y;
     // 6
-    e6_q <= e5_q;
-    r6_q <= r5_q;
-    ha6_q <= ha5_q;
-    sum6_q <= sum5_q;
-    silu6_q <= silu_wide[17:0];
-    f6_q <= b5_q + gate_wide[15:0];
-    y6_q <= y5_q;
-    kept6_q <= h5_q * $signed({1'b0, t5_q[16:0]}) + 44'sd16384;
-    rest6_q <= $signed({1'b0, 18'd32768 - t5_q});
-    gate6_q <= e5_q == 4'(mmf_isa_pkg::EPI_MULT) ? t5_q : silu_wide[17:0];
-    x6_q <= x5_q;
-    if (v_q[6]) bits_q <= bits_next;
+    magnitude6_q <= act_q[5] == -18'sd131072 ? 18'h1ffff : (act_q[5][17] ? negated : act_q[5]);
+    // 7
+    inside7_q <= magnitude6_q[8:0];
+    // 8
+    growth8_q <= segment[11:0] * inside7_q;
+    base8_q <= segment[27:12];
+    // 9
+    fine9_q <= ({2'd0, base8_q} + 18'd65538) + {6'd0, growth[20:9]};
+    // 10
+    sig10_q <= act_q[9][17] ? 16'd32768 - positive : positive;
+    unbound10_q <= 16'd32768 - b_q[9];
+    // 11
+    silu_wide11_q <= act_q[10] * $signed({1'b0, sig10_q});
+    gate_wide11_q <= unbound10_q * sig10_q;
+    // 12
+    silu12_q <= silu_wide[17:0];
+    gate12_q <= e_q[11] == 4'(mmf_isa_pkg::EPI_MULT) ? t_q[11] : silu_wide[17:0];
+    gate_wide12_q <= (gate_wide11_q + 32'd16384) >> 15;
+    // 13
+    new13_q <= silu12_q * rest_q[12];
+    gated13_q <= sum_q[12] * gate12_q;
+    t13_q <= e_q[12] == 4'(mmf_isa_pkg::EPI_SIGF) ? {2'd0, forget} : silu12_q;
+    // 14
+    state14_q <= (44'(kept_q[13]) + $signed({{3{new13_q[34]}}, new13_q, 6'd0})) >>> 15;
+    gated14_q <= (SumW+15)'(((SumW+19)'(gated13_q) + (SumW+19)'(8)) >>> 4);
+    residual14_q <= $signed({x_q[13][31], x_q[13]}) + $signed({y_q[13][31], y_q[13]});
+    t14_q <= t13_q;
+    // 15
+    if (v_q[W]) bits_q <= bits_next;
 
     if (!rst_ni) begin
       ctx_in_q <= '0;
@@ -293,10 +299,10 @@ module mmf_core_epi #(
     end else begin
       if (ctx_valid_i && ctx_ready_o) ctx_in_q <= ctx_in_q + 2'd1;
       if (group_valid_i) in_q <= in_q + 1'b1;
-      v_q <= {v_q[5+Late:1], active && row_q < rows_q[ctx]};
-      first_q <= {first_q[5+Late:1], row_q == '0};
-      last_q <= {last_q[5+Late:1], active && last_row && row_q < rows_q[ctx]};
-      if (pause_q != 3'd0) pause_q <= pause_q - 3'd1;
+      v_q <= {v_q[W+Late-1:1], active && row_q <= last_row_q[ctx]};
+      first_q <= {first_q[W+Late-1:1], row_q == '0};
+      last_q <= {last_q[W+Late-1:1], active && last_row && row_q <= last_row_q[ctx]};
+      if (pause_q != 4'd0) pause_q <= pause_q - 4'd1;
       if (active) begin
         row_q <= row_q + 1'b1;
         lane_q <= lane_q + 1'b1;
@@ -306,7 +312,7 @@ module mmf_core_epi #(
           if (last_row) begin
             row_q <= '0;
             ctx_out_q <= ctx_out_q + 2'd1;
-            if (keeps_row) pause_q <= 3'(Late);
+            if (keeps_row) pause_q <= 4'(Late);
           end
         end
       end

@@ -14,7 +14,7 @@ module mmf_core_sfu #(
   output logic        done_o,      // one cycle, with result_o
   output logic [M+15:0] result_o
 );
-  typedef enum logic [2:0] {StIdle, StMul, StScale, StDiv, StRoot, StDone} state_e;
+  typedef enum logic [2:0] {StIdle, StMul, StRound, StScale, StDiv, StRoot, StOut, StDone} state_e;
   state_e state_q;
   logic [3:0] fn_q;
   logic [5:0] frac_q, count_q;
@@ -28,6 +28,8 @@ module mmf_core_sfu #(
   logic [M+15:0] result_q;
   logic [2*M-1:0] product_q;
   logic nothing_q;                 // a factor is 0
+  logic [M-1:0] mul_m_q;           // rounded product
+  logic signed [17:0] mul_e_q;
 
   function automatic logic signed [15:0] clamp_exponent(input logic signed [17:0] e);
     if (e > 18'sd1023) clamp_exponent = 16'sd1023;
@@ -35,12 +37,10 @@ module mmf_core_sfu #(
     else clamp_exponent = e[15:0];
   endfunction
 
-  // a * 2^frac as a scale
-  function automatic logic [M+15:0] to_scale(input logic [M-1:0] m, input logic signed [15:0] e, input logic [5:0] frac);
-    logic signed [17:0] shift;
-    shift = -($signed({{2{e[15]}}, e}) + $signed({12'd0, frac}));
-    if (m == '0 || shift > 18'sd47) to_scale = '0;
-    else if (shift < 18'sd0) to_scale = {16'd0, {M{1'b1}}};
+  // a * 2^frac as a scale; shift: -(exponent + frac)
+  function automatic logic [M+15:0] to_scale(input logic [M-1:0] m, input logic signed [17:0] shift);
+    if (m == '0 || (!shift[17] && (shift[16:6] != '0 || shift[5:4] == 2'b11))) to_scale = '0;  // above 47
+    else if (shift[17]) to_scale = {16'd0, {M{1'b1}}};
     else to_scale = {10'd0, shift[5:0], m};
   endfunction
 
@@ -73,15 +73,24 @@ module mmf_core_sfu #(
   // 1/sqrt of m * 2^e: an odd e goes into the divisor (m << 1), so the root's exponent is -floor(e / 2).
   logic signed [17:0] half_e;
   assign half_e = $signed({{2{ea_q[15]}}, ea_q}) >>> 1;
+  // Exponents of quotient and root with and without a leading bit, long before they are needed.
+  logic [15:0] div_high_q, div_low_q, root_high_q, root_low_q;
+  always_ff @(posedge clk_i) begin
+    div_high_q <= clamp_exponent(18'(8 - 2*M) - $signed({{2{ea_q[15]}}, ea_q}));
+    div_low_q <= clamp_exponent(18'(7 - 2*M) - $signed({{2{ea_q[15]}}, ea_q}));
+    root_high_q <= clamp_exponent(18'(1 - 3*M/2) - half_e);
+    root_low_q <= clamp_exponent(18'(-3*M/2) - half_e);
+  end
 
   assign busy_o = state_q != StIdle;
   assign done_o = state_q == StDone;
-  // The last step of each function, in the cycle of done_o: rounding of a product, or turning into a scale.
+  // The last step, in the cycle of done_o: turning into a scale.
+  logic signed [17:0] shift_q;
+  always_ff @(posedge clk_i) shift_q <= -($signed({{2{result_q[M+15]}}, result_q[M+15:M]}) + $signed({12'd0, frac_q}));
   always_comb begin
     case (fn_q)
-      4'(mmf_isa_pkg::FN_MUL): result_o = {clamp_exponent(mul_e), mul_m};
-      4'(mmf_isa_pkg::FN_RSQ): result_o = result_q;
-      default: result_o = to_scale(result_q[M-1:0], result_q[M+15:M], frac_q);
+      4'(mmf_isa_pkg::FN_MUL), 4'(mmf_isa_pkg::FN_RSQ): result_o = result_q;
+      default: result_o = to_scale(result_q[M-1:0], shift_q);
     endcase
   end
 
@@ -117,12 +126,18 @@ module mmf_core_sfu #(
         StMul: begin
           product_q <= ma_q * mb_q;
           nothing_q <= ma_q == '0 || mb_q == '0;
-          state_q <= fn_q == 4'(mmf_isa_pkg::FN_SCL) ? StScale : StDone;
+          state_q <= StRound;
+        end
+        StRound: begin
+          mul_m_q <= mul_m;
+          mul_e_q <= mul_e;
+          state_q <= StScale;
         end
         StScale: begin
-          if (fn_q == 4'(mmf_isa_pkg::FN_SCL)) result_q <= {clamp_exponent(mul_e), mul_m};
-          state_q <= StDone;
+          if (fn_q != 4'(mmf_isa_pkg::FN_RCP)) result_q <= {clamp_exponent(mul_e_q), mul_m_q};
+          state_q <= StOut;
         end
+        StOut: state_q <= StDone;
         StDiv: begin
           rem_q <= fits ? rem_next - {1'b0, den_q} : rem_next;
           quo_q <= {quo_q[2*M:0], fits};
@@ -135,8 +150,8 @@ module mmf_core_sfu #(
               frac_q <= 6'd0;
               // Quotient of M + 1 bits, {quo_q[M-1:0], fits}
               result_q <= ma_q == '0 ? '0
-                  : quo_q[M-1] ? {clamp_exponent(18'(8 - 2*M) - $signed({{2{ea_q[15]}}, ea_q})), quo_q[M-1:0]}
-                  : {clamp_exponent(18'(7 - 2*M) - $signed({{2{ea_q[15]}}, ea_q})), quo_q[M-2:0], fits};
+                  : quo_q[M-1] ? {div_high_q, quo_q[M-1:0]}
+                  : {div_low_q, quo_q[M-2:0], fits};
             end
           end
         end
@@ -146,10 +161,10 @@ module mmf_core_sfu #(
           root_q <= {root_q[M-1:0], rest_next >= trial};
           count_q <= count_q - 6'd1;
           if (count_q == 6'd0) begin
-            state_q <= StDone;
+            state_q <= StOut;
             result_q <= ma_q == '0 ? '0
-                : root_q[M-1] ? {clamp_exponent(18'(1 - 3*M/2) - half_e), root_q[M-1:0]}
-                : {clamp_exponent(18'(-3*M/2) - half_e), root_q[M-2:0], rest_next >= trial};
+                : root_q[M-1] ? {root_high_q, root_q[M-1:0]}
+                : {root_low_q, root_q[M-2:0], rest_next >= trial};
           end
         end
         default: state_q <= StIdle;

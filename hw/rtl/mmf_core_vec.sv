@@ -1,7 +1,9 @@
-// Vector unit: passes over X or Z, 16 elements a cycle. STAT: sum of squares and maximum of the normalised, gained elements, as
-// scalars. QNT: int8 codes. mmfree/hw/fixed.h is the arithmetic. Latencies: STAT words + 7, QNT words + 5 cycles from start to done.
+// Vector unit: passes over X or Z, Lanes elements a cycle. STAT: sum of squares and maximum of the normalised, gained elements, as
+// scalars. QNT: int8 codes. mmfree/hw/fixed.h is the arithmetic. Latencies: STAT words + 13, QNT words + 10 cycles from start to done,
+// which is when the last code is written.
 module mmf_core_vec #(
-  parameter int AddrW = 10         // of a word of 16 elements
+  parameter int Lanes = 16,        // a power of two, at least 2
+  parameter int AddrW = 10         // of a word of Lanes elements
 ) (
   input  logic             clk_i,
   input  logic             rst_ni,
@@ -15,54 +17,44 @@ module mmf_core_vec #(
   output logic             done_o,
   // Operands: data the cycle after the address.
   output logic [AddrW-1:0] addr_o,
-  input  logic [511:0]     vector_i,
-  input  logic [255:0]     gains_i,
+  input  logic [32*Lanes-1:0] vector_i,
+  input  logic [16*Lanes-1:0] gains_i,
   // Codes
   output logic             code_we_o,
   output logic [AddrW-1:0] code_addr_o,
-  output logic [127:0]     codes_o,
+  output logic [8*Lanes-1:0] codes_o,
   // Scalars, valid with done_o
   output logic [31:0]      squares_o,
   output logic [31:0]      maximum_o
 );
   logic busy_q, quantize_q, raw_q, done_q;
   logic [AddrW:0] word_q, words_q;
-  logic [5:0] valid_q;
-  logic [AddrW-1:0] addr_q [1:5];
+  logic [10:1] valid_q;
+  logic [12:1] last_q;             // the pass's last word
+  logic [AddrW-1:0] addr_q [1:10];
   logic signed [6:0] shift_q;
   logic [15:0] mant_q;
   logic [5:0] rshift_q;
-  // What follows from the shifts a cycle after the start, long before the first element comes.
-  logic [32:0] half_q;             // of normalisation
-  logic [48:0] code_half_q;
-  logic [255:0] normal2_q, gains2_q, term3_q;
-  logic [511:0] prod3_q, square4_q;
-  logic [767:0] wide4_q;
-  logic [127:0] max4_q;            // of four lanes each
-  logic [31:0] max_q, max5_q;
-  logic [47:0] sum5_q, sum_q;
-  logic [5:0] sum_length_q, max_length_q;
-  logic [127:0] codes5_q;
+  // What follows from the shifts a cycle after the start, before the first element comes.
+  logic left_q;                    // normalisation shifts left, by
+  logic [3:0] left_by_q;
+  logic [4:0] right_by_q;          // or right, by
+  logic [32:0] half_q;             // with this for rounding
+  logic [47:0] code_half_q;
 
-  function automatic logic [5:0] length32(input logic [31:0] v);
-    length32 = 6'd0;
-    for (int i = 0; i < 32; i++) if (v[i]) length32 = 6'(i + 1);
-  endfunction
-
+  // Bits up to the highest 1; in groups, because one chain of 48 choices would be as deep.
   function automatic logic [5:0] length48(input logic [47:0] v);
+    logic [3:0] part;
     length48 = 6'd0;
-    for (int i = 0; i < 48; i++) if (v[i]) length48 = 6'(i + 1);
+    for (int g = 0; g < 6; g++) begin
+      part = 4'd0;
+      for (int i = 0; i < 8; i++) if (v[8*g + i]) part = 4'(i + 1);
+      if (v[8*g +: 8] != 8'd0) length48 = 6'(8 * g) + {2'd0, part};
+    end
   endfunction
 
-  function automatic logic [15:0] normalize(input logic [31:0] v, input logic signed [6:0] s, input logic [32:0] half);
-    logic signed [32:0] r;
-    if (s <= 7'sd0) begin
-      r = $signed({v[31], v}) <<< (-s);
-      normalize = r[15:0];
-    end else begin
-      r = ($signed({v[31], v}) + $signed(half)) >>> s;
-      normalize = r > 33'sd32767 ? 16'h7fff : (r < -33'sd32768 ? 16'h8000 : r[15:0]);
-    end
+  function automatic logic [15:0] saturated(input logic [32:0] r);
+    saturated = r[32:15] == {18{r[32]}} ? r[15:0] : {r[32], {15{!r[32]}}};
   endfunction
 
   function automatic logic [31:0] larger(input logic [31:0] a, input logic [31:0] b);
@@ -75,117 +67,171 @@ module mmf_core_vec #(
     rounded_term = r > 33'sd32767 ? 16'h7fff : r[15:0];
   endfunction
 
-  function automatic logic [7:0] to_code(input logic [47:0] w, input logic [5:0] s, input logic [48:0] half);
-    logic signed [48:0] r;
-    r = ($signed({w[47], w}) + $signed(half)) >>> s;
-    to_code = r > 49'sd127 ? 8'h7f : (r < -49'sd128 ? 8'h80 : r[7:0]);
-  endfunction
-
-  // n: the length of v
-  function automatic logic [31:0] to_scalar(input logic [47:0] v, input logic [5:0] n);
-    logic [48:0] r;
-    logic [47:0] left;
-    left = v << (6'd16 - n);
-    r = ({1'b0, v} + (49'd1 << (n - 6'd17))) >> (n - 6'd16);
-    if (n == 6'd0) to_scalar = 32'd0;
-    else if (n <= 6'd16) to_scalar = {16'({10'd0, n}) - 16'd16, left[15:0]};
-    else if (r[16]) to_scalar = {16'({10'd0, n}) - 16'd15, 16'h8000};
-    else to_scalar = {16'({10'd0, n}) - 16'd16, r[15:0]};
-  endfunction
-
   assign busy_o = busy_q;
   assign done_o = done_q;
   assign addr_o = word_q[AddrW-1:0];
-  assign code_we_o = valid_q[5] && quantize_q;
-  assign code_addr_o = addr_q[5];
-  assign codes_o = codes5_q;
-  assign squares_o = to_scalar(sum_q, sum_length_q);
-  assign maximum_o = to_scalar({16'd0, max_q}, max_length_q);
+  assign code_we_o = valid_q[10] && quantize_q;
+  assign code_addr_o = addr_q[10];
 
   // Issue and bookkeeping
-  logic reading;
+  logic reading, last_read;
+  logic [5:0] length, length_q;
   assign reading = busy_q && word_q < words_q;
+  assign last_read = reading && word_q + 1'b1 == words_q;
+  assign length = length48({16'd0, bits_i});
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
       busy_q <= 1'b0;
       done_q <= 1'b0;
       valid_q <= '0;
+      last_q <= '0;
     end else begin
-      done_q <= 1'b0;
-      valid_q <= {valid_q[4:1], reading, 1'b0};
+      done_q <= quantize_q ? last_q[9] : last_q[12];
+      valid_q <= {valid_q[9:1], reading};
+      last_q <= {last_q[11:1], last_read};
       if (start_i) begin
         busy_q <= 1'b1;
         quantize_q <= quantize_i;
         raw_q <= raw_i;
         word_q <= '0;
         words_q <= words_i;
-        shift_q <= bits_i == 32'd0 ? 7'sd0 : $signed({1'b0, length32(bits_i)}) - 7'sd15;
         mant_q <= scale_i[15:0];
         rshift_q <= scale_i[21:16];
-        sum_q <= '0;
-        max_q <= '0;
+        last_q <= '0;
       end else begin
         if (reading) word_q <= word_q + 1'b1;
-        if (valid_q[5]) begin
-          sum_q <= sum_q + sum5_q;
-          if (max5_q > max_q) max_q <= max5_q;
-        end
-        if (busy_q && !reading && valid_q == 6'd0 && !done_q) begin
-          done_q <= 1'b1;
-        end
         if (done_q) busy_q <= 1'b0;
       end
     end
     addr_q[1] <= word_q[AddrW-1:0];
-    for (int i = 2; i <= 5; i++) addr_q[i] <= addr_q[i-1];
+    for (int i = 2; i <= 10; i++) addr_q[i] <= addr_q[i-1];
+    if (start_i) length_q <= length;
+    shift_q <= length_q == 6'd0 ? 7'sd0 : $signed({1'b0, length_q}) - 7'sd15;
+    left_q <= shift_q <= 7'sd0;
+    left_by_q <= 4'(-shift_q);
+    right_by_q <= shift_q[4:0];
+    half_q <= 33'd1 << (shift_q[4:0] - 5'd1);
+    code_half_q <= rshift_q == 6'd0 ? 48'd0 : (48'd1 << (rshift_q - 6'd1));
   end
 
-  // 1: operands have come; 2: normalised; 3: products and terms; 4: squares or scaled products, maxima of four lanes; 5: sums or codes
-  logic [127:0] max_four;
-  logic [31:0] max_all;
-  logic [47:0] sum_lane;
-  logic [511:0] magnitude;
-  always_comb begin
-    for (int k = 0; k < 4; k++) begin
-      max_four[32*k +: 32] = larger(larger(magnitude[128*k +: 32], magnitude[128*k + 32 +: 32]),
-                                    larger(magnitude[128*k + 64 +: 32], magnitude[128*k + 96 +: 32]));
-    end
-    max_all = larger(larger(max4_q[31:0], max4_q[63:32]), larger(max4_q[95:64], max4_q[127:96]));
-  end
-  // Sums of pairs of pairs: a tree, because a chain of additions becomes one in hardware too.
-  logic [34*8-1:0] sum_two;
-  logic [36*4-1:0] sum_four;
-  for (genvar k = 0; k < 8; k++) begin : g_two
-    assign sum_two[34*k +: 34] = {2'd0, square4_q[64*k +: 32]} + {2'd0, square4_q[64*k + 32 +: 32]};
-  end
-  for (genvar k = 0; k < 4; k++) begin : g_four
-    assign sum_four[36*k +: 36] = {2'd0, sum_two[68*k +: 34]} + {2'd0, sum_two[68*k + 34 +: 34]};
-  end
-  assign sum_lane = ({12'd0, sum_four[35:0]} + {12'd0, sum_four[71:36]}) + ({12'd0, sum_four[107:72]} + {12'd0, sum_four[143:108]});
-  for (genvar j = 0; j < 16; j++) begin : g_lane
-    logic signed [48:0] scaled;
-    logic signed [31:0] product, square;  // the width of the result decides the multiplication's
-    assign product = $signed(normal2_q[16*j +: 16]) * $signed(gains2_q[16*j +: 16]);
-    assign square = $signed(term3_q[16*j +: 16]) * $signed(term3_q[16*j +: 16]);
-    assign magnitude[32*j +: 32] = prod3_q[32*j + 31] ? -prod3_q[32*j +: 32] : prod3_q[32*j +: 32];
-    assign scaled = $signed(prod3_q[32*j +: 32]) * $signed({1'b0, mant_q});
-    always_ff @(posedge clk_i) begin
-      normal2_q[16*j +: 16] <= normalize(vector_i[32*j +: 32], shift_q, half_q);
-      prod3_q[32*j +: 32] <= product;
-      term3_q[16*j +: 16] <= raw_q ? normal2_q[16*j +: 16] : rounded_term(product);
-      square4_q[32*j +: 32] <= square;
-      wide4_q[48*j +: 48] <= scaled[47:0];
-      codes5_q[8*j +: 8] <= to_code(wide4_q[48*j +: 48], rshift_q, code_half_q);
-    end
-  end
+  // 1: operands come; 2: chosen; 3: rounded; 4: shifted; 5: saturated; 6: gained; 7: terms of the statistics, parts of the scaled products;
+  // 8: squares and maxima of two lanes, scaled products; 9: sum and maximum of the word, shifted products; 10: sum and maximum of the
+  // pass, codes; 11: lengths; 12: highest bits; 13: scalars
+  logic [32*Lanes-1:0] vector2_q, prod6_q, magnitude7_q, square8_q;
+  logic [16*Lanes-1:0] gains2_q, gains3_q, gains4_q, gains5_q, normal5_q, normal6_q, term7_q, left3_q;
+  logic [33*Lanes-1:0] rounded3_q, shifted4_q;
+  logic [33*Lanes-1:0] low7_q;
+  logic [32*Lanes-1:0] high7_q;
+  logic [49*Lanes-1:0] wide8_q, shifted9_q;
+  logic [8*Lanes-1:0] codes10_q;
+  logic [16*Lanes-1:0] max8_q;
+  logic [47:0] sum_all, sum9_q, sum_q;
+  logic [31:0] max_all, max9_q, max_q;
   always_ff @(posedge clk_i) begin
+    vector2_q <= vector_i;
     gains2_q <= gains_i;
-    half_q <= 33'd1 << (shift_q - 7'sd1);
-    code_half_q <= rshift_q == 6'd0 ? 49'd0 : (49'd1 << (rshift_q - 6'd1));
-    max4_q <= max_four;
-    max5_q <= max_all;
-    sum_length_q <= length48(sum_q);
-    max_length_q <= length32(max_q);
-    sum5_q <= sum_lane;
+    gains3_q <= gains2_q;
+    gains4_q <= gains3_q;
+    gains5_q <= gains4_q;
   end
+  for (genvar j = 0; j < Lanes; j++) begin : g_lane
+    logic [15:0] normal, left;
+    logic signed [31:0] product, square;  // the width of the result decides the multiplication's
+    logic signed [32:0] right;
+    logic [31:0] old;
+    logic signed [32:0] low;
+    logic signed [31:0] high;
+    logic signed [48:0] code;
+    assign left = left3_q[16*j +: 16];
+    assign right = $signed(rounded3_q[33*j +: 33]) >>> right_by_q;
+    assign normal = normal5_q[16*j +: 16];
+    assign product = $signed(normal) * $signed(gains5_q[16*j +: 16]);
+    assign old = prod6_q[32*j +: 32];
+    assign low = $signed({1'b0, old[15:0]}) * $signed({1'b0, mant_q});
+    assign high = $signed(old[31:16]) * $signed({1'b0, mant_q});
+    assign square = $signed(term7_q[16*j +: 16]) * $signed(term7_q[16*j +: 16]);
+    assign code = $signed(wide8_q[49*j +: 49]) >>> rshift_q;
+    always_ff @(posedge clk_i) begin
+      rounded3_q[33*j +: 33] <= {vector2_q[32*j + 31], vector2_q[32*j +: 32]} + half_q;
+      left3_q[16*j +: 16] <= vector2_q[32*j +: 16] << left_by_q;
+      shifted4_q[33*j +: 33] <= left_q ? {{17{left[15]}}, left} : right;
+      normal5_q[16*j +: 16] <= saturated(shifted4_q[33*j +: 33]);
+      normal6_q[16*j +: 16] <= normal;
+      prod6_q[32*j +: 32] <= product;
+      term7_q[16*j +: 16] <= raw_q ? normal6_q[16*j +: 16] : rounded_term(old);
+      magnitude7_q[32*j +: 32] <= old[31] ? -old : old;
+      low7_q[33*j +: 33] <= low;
+      high7_q[32*j +: 32] <= high;
+      square8_q[32*j +: 32] <= square;
+      wide8_q[49*j +: 49] <= ({high7_q[32*j + 31], high7_q[32*j +: 32], 16'd0} + {16'd0, low7_q[33*j +: 33]}) + {1'b0, code_half_q};
+      shifted9_q[49*j +: 49] <= code;
+      codes10_q[8*j +: 8] <= shifted9_q[49*j + 7 +: 42] == {42{shifted9_q[49*j + 48]}} ? shifted9_q[49*j +: 8]
+                                                                                       : {shifted9_q[49*j + 48], {7{!shifted9_q[49*j + 48]}}};
+    end
+  end
+  for (genvar j = 0; j < Lanes / 2; j++) begin : g_pair
+    always_ff @(posedge clk_i) max8_q[32*j +: 32] <= larger(magnitude7_q[64*j +: 32], magnitude7_q[64*j + 32 +: 32]);
+  end
+  // Trees, because a chain of additions or choices becomes one in hardware too.
+  for (genvar l = 0; (1 << l) <= Lanes; l++) begin : g_sums
+    localparam int N = Lanes >> l;
+    logic [48*N-1:0] sums;
+    for (genvar k = 0; k < N; k++) begin : g_node
+      if (l == 0) begin : g_squares
+        assign sums[48*k +: 48] = {16'd0, square8_q[32*k +: 32]};
+      end else begin : g_sum
+        assign sums[48*k +: 48] = g_sums[l-1].sums[96*k +: 48] + g_sums[l-1].sums[96*k + 48 +: 48];
+      end
+    end
+  end
+  for (genvar l = 0; (2 << l) <= Lanes; l++) begin : g_maxima
+    localparam int N = (Lanes / 2) >> l;
+    logic [32*N-1:0] maxima;
+    for (genvar k = 0; k < N; k++) begin : g_node
+      if (l == 0) begin : g_pairs
+        assign maxima[32*k +: 32] = max8_q[32*k +: 32];
+      end else begin : g_larger
+        assign maxima[32*k +: 32] = larger(g_maxima[l-1].maxima[64*k +: 32], g_maxima[l-1].maxima[64*k + 32 +: 32]);
+      end
+    end
+  end
+  assign sum_all = g_sums[$clog2(Lanes)].sums;
+  assign max_all = g_maxima[$clog2(Lanes) - 1].maxima;
+  // Scalars: the highest 17 bits, the last of them for rounding.
+  function automatic logic [31:0] to_scalar(input logic [16:0] front, input logic [5:0] n);
+    logic [17:0] r;
+    r = {1'b0, front} + 18'd1;
+    if (n == 6'd0) to_scalar = 32'd0;
+    else if (r[17]) to_scalar = {16'({10'd0, n}) - 16'd15, 16'h8000};
+    else to_scalar = {16'({10'd0, n}) - 16'd16, r[16:1]};
+  endfunction
+  logic [5:0] sum_length, max_length, sum_length11_q, sum_length12_q, max_length11_q, max_length12_q, sum_left_q, max_left_q;
+  logic [47:0] sum_front, max_front;
+  logic [16:0] sum_front12_q, max_front12_q;
+  assign sum_length = length48(sum_q);
+  assign max_length = length48({16'd0, max_q});
+  assign sum_front = sum_q << sum_left_q;
+  assign max_front = {16'd0, max_q} << max_left_q;
+  always_ff @(posedge clk_i) begin
+    sum9_q <= sum_all;
+    max9_q <= max_all;
+    if (start_i) begin
+      sum_q <= '0;
+      max_q <= '0;
+    end else if (valid_q[9]) begin
+      sum_q <= sum_q + sum9_q;
+      if (max9_q > max_q) max_q <= max9_q;
+    end
+    sum_length11_q <= sum_length;
+    max_length11_q <= max_length;
+    sum_left_q <= 6'd48 - sum_length;
+    max_left_q <= 6'd48 - max_length;
+    sum_length12_q <= sum_length11_q;
+    max_length12_q <= max_length11_q;
+    sum_front12_q <= sum_front[47:31];
+    max_front12_q <= max_front[47:31];
+    squares_o <= to_scalar(sum_front12_q, sum_length12_q);
+    maximum_o <= to_scalar(max_front12_q, max_length12_q);
+  end
+  assign codes_o = codes10_q;
 endmodule

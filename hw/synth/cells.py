@@ -10,8 +10,9 @@ import sys
 
 from common import BUILD, write_json
 
-UNITS = {"u_tile": "tile", "g_vec[0]": "vector unit", "g_epi[0]": "epilogue", "g_sfu[0]": "scalar unit", "u_fetch": "prefetcher"}
-LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}  # a LUT RAM has four LUTs that store, beside its write logic
+UNITS = {"u_tile": "tile", "g_vec[0]": "vector unit", "g_epi[0]": "epilogue", "g_sfu[0]": "scalar unit", "u_fetch": "prefetcher",
+         "u_decode": "decoder", "u_board": "scoreboard", "s_regs": "scalar registers"}
+LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}  # a LUT RAM has four LUTs that store and two that write
 
 
 def main():
@@ -22,13 +23,14 @@ def main():
     for name, cell in json.loads(netlist.read_text())["modules"]["pnr_core"]["cells"].items():
         kind = cell["type"]
         if kind in LUTS:
-            unit = re.match(r"u_core\.([a-z_]+(\[0\])?)", name.lstrip("\\"))
-            where = UNITS.get(unit.group(1), "sequencer, scoreboard, load unit, memories, scalar registers") if unit else "shift registers around it"
+            unit = re.match(r"u_core\.([a-z]+_[a-z]+(\[0\])?)", name.lstrip("\\"))
+            where = "sequencer, load unit, memories" if name.lstrip("\\").startswith("u_core.") else "shift registers around it"
+            where = UNITS.get(unit.group(1), where) if unit else where
             luts[where] += LUTS[kind]
         if kind in ("DP16KD", "PDPW16KD", "MULT18X18D", "TRELLIS_FF", "TRELLIS_DPR16X4"):
             others[kind] += 1
     write_json("cells_core_ecp5.json", {
-        "what": "complete core of width 256 and state 768, one stream, for Lattice ECP5: synthesised, before placement, never measured",
+        "what": "complete core of 16 lanes, width 256 and state 768, one stream, for Lattice ECP5: synthesised, before placement, never measured",
         "luts": dict(luts.most_common()), "luts_total": sum(luts.values()), "cells": dict(others)})
 
 

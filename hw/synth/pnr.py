@@ -30,7 +30,7 @@ RUNS = {
                  "files": [TERNARY[1], "hw/synth/pnr_row.sv"]},
     "tile_gowin": {**GOWIN, "what": "5 x 64 tile of the core", "top": "pnr_tile", "mhz": 120, "files": [*TERNARY, "hw/synth/pnr_tile.sv"]},
     # Units one by one, as the whole at once takes several times longer; the table of the sigmoid in LUTs, because block RAM is slow.
-    "core_ecp5": {**ECP5, "synth": "synth_ecp5 -noflatten", "before": "proc -norom; ", "what": "complete core: width 256, state 768, 128 instructions, FIFO of 128 beats, one stream", "top": "pnr_core",
+    "core_ecp5": {**ECP5, "synth": "synth_ecp5 -noflatten", "before": "proc -norom mmf_sigmoid_rom; ", "what": "complete core: 16 lanes, 4 of the vector unit, width 256, state 768, 128 instructions, FIFO of 128 beats, one stream", "top": "pnr_core",
                   "mhz": 110, "files": [*CORE, "hw/synth/pnr_core.sv"]},
 }
 

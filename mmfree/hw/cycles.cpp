@@ -61,16 +61,16 @@ class Stream {
     while (runs_[run_].beats == 0) ++run_;
     Run& r = runs_[run_];
     const auto burst = static_cast<std::uint64_t>(core_.burst_beats);
-    const std::uint64_t n = std::min({r.beats, burst, 64 - r.at % 64});  // never across 4 KiB
-    Time at = std::max(r.appended + core_.request, last_request_ + 1);
-    if (!r.started) at = std::max(at, last_request_ + 2);  // the run is loaded first
+    const std::uint64_t n = std::min({r.beats, burst, 64 - r.at % 64});  // within 4 KiB
+    Time at = std::max(r.appended + core_.request, last_request_ + core_.again);
+    if (!r.started) at = std::max(at, last_request_ + core_.again + 1);  // the run is loaded first
     r.started = true;
     // Room in the FIFO for the whole burst, counting what is under way.
     const auto fifo = static_cast<std::uint64_t>(core_.fifo_beats);
-    if (burst_last_ + n > fifo) at = std::max(at, taken_[(burst_last_ + n - fifo - 1) % kRing] + 1);
+    if (burst_last_ + n > fifo) at = std::max(at, taken_[(burst_last_ + n - fifo - 1) % kRing] + 3);
     if (bursts_ >= static_cast<std::uint64_t>(core_.bursts))
       at = std::max(at,
-                    burst_end_[(bursts_ - static_cast<std::uint64_t>(core_.bursts)) % kRing] + 1);
+                    burst_end_[(bursts_ - static_cast<std::uint64_t>(core_.bursts)) % kRing] + 2);
     last_request_ = at;
     start_ = std::max(static_cast<double>(at) + memory_.latency, free_);
     free_ = start_ + static_cast<double>(n) / memory_.beats_per_cycle;
@@ -208,28 +208,24 @@ class Core {
     Time at = std::max(now_, free_[unit]);
     for (int k = 0; k < u.n_reads; ++k) at = std::max(at, board_.wait(unit, u.reads[k], false));
     for (int k = 0; k < u.n_writes; ++k) at = std::max(at, board_.wait(unit, u.writes[k], true));
+    if (i.op() == Op::WST) at = std::max(at, stream_.room(c_.run_queue));
+    if (i.op() == Op::HALT || i.op() == Op::FENCE || i.op() == Op::TOK)
+      for (const Time t : done_) at = std::max(at, t);
+    at += c_.decide;
     ++report.instructions;
     now_ = at + 1;
     Time done = at + 1;
     Time codes_free = 0;
     switch (i.op()) {
       case Op::WST:
-        at = std::max(at, stream_.room(c_.run_queue));
-        now_ = at + 1;
-        stream_.append(i.field("page") * 64 / ports_, i.field("beats") / ports_, at);
+        append(i, i.field("beats") / ports_, at);
         break;
       case Op::ENDL:
         now_ = at + c_.loop;
         break;
-      case Op::HALT:
-      case Op::FENCE:
-      case Op::TOK:
-        for (const Time t : done_) at = std::max(at, t);
-        now_ = at + 1;
-        break;
       case Op::EMB:
-        // The token's row; which one does not matter.
-        stream_.append(i.field("page") * 64 / ports_, (i.len() + ports_ - 1) / ports_, at);
+        append(i, (i.len() + ports_ - 1) / ports_,
+               at);  // the token's row; which one does not matter
         done = free_[unit] = load(at, i.len());
         break;
       case Op::LDC:
@@ -278,11 +274,17 @@ class Core {
   Time pass(const Instruction& i) const {
     return (static_cast<Time>(i.len()) * kLanes + c_.vector_lanes - 1) / c_.vector_lanes;
   }
+  // Beats of a port for the 64 bytes that instructions count in; more than one only with one port.
+  std::uint64_t split() const { return static_cast<std::uint64_t>(kLanes / c_.lanes); }
+  void append(const Instruction& i, std::uint64_t beats, Time at) {
+    stream_.append(i.field("page") * 64 / ports_ * split(), beats * split(), at);
+  }
   Time load(Time at, std::uint64_t beats) {
     Time t = at;
-    for (std::uint64_t k = 0; k < beats; ++k) {
+    for (std::uint64_t k = 0; k < beats * split(); ++k) {
       t = k % ports_ == 0 ? std::max(t + 1, stream_.arrival()) : t + 1;
-      if (k % ports_ + 1 == ports_ || k + 1 == beats) stream_.take(t);  // all of the wide beat
+      if (k % ports_ + 1 == ports_ || k + 1 == beats * split())
+        stream_.take(t);  // all of the wide beat
     }
     return t + c_.load_tail;
   }
@@ -291,14 +293,15 @@ class Core {
     const std::uint64_t groups = (i.field("rows") + group_rows - 1) / group_rows;
     Time t = at + c_.tile_start - 1;
     Time last_row = t;
+    const std::uint64_t beats = i.len() * split();  // of a group
     for (std::uint64_t g = 0; g < groups; ++g, ++group_) {
-      for (unsigned k = 0; k < i.len(); ++k) {
+      for (std::uint64_t k = 0; k < beats; ++k) {
         const Time next = t + 1;
         Time beat = std::max(next, stream_.arrival());
         report.idle_memory += static_cast<std::uint64_t>(beat - next);
         const auto room = static_cast<std::uint64_t>(c_.result_groups);
-        if (k + 1 == i.len() && group_ >= room) {
-          const Time free = left_[(group_ - room) % 64] - 1;
+        if (k + 1 == beats && group_ >= room) {
+          const Time free = left_[(group_ - room) % 64];
           if (free > beat) {
             report.idle_epilogue += static_cast<std::uint64_t>(free - beat);
             beat = free;
@@ -312,7 +315,7 @@ class Core {
       left_[group_ % 64] = epilogue_free_;
       last_row = start + static_cast<Time>((i.field("rows") - 1) % group_rows);
     }
-    report.weight_beats += groups * i.len();
+    report.weight_beats += groups * beats;
     last_beat_ = t;
     if (keeps_row(static_cast<unsigned>(i.field("epi")))) {
       epilogue_free_ += c_.choice_depth;

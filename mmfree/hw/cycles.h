@@ -1,6 +1,6 @@
 #pragma once
 // The cycle model: when each instruction issues and ends on a core that reads one stream of beats
-// of 512 bits a port, by the rules of docs/hardware.md, "Issue and timing". It knows no values, so
+// a port, by the rules of docs/hardware.md, "Issue and timing". It knows no values, so
 // any shape costs milliseconds.
 #include <array>
 #include <cstdint>
@@ -18,19 +18,23 @@ struct MemoryModel {
 
 // The implementation's own delays and sizes; docs/hardware.md states them.
 struct CoreModel {
+  int lanes = kLanes;     // the tile's columns and bytes of a beat of the port
   int vector_lanes = 16;  // VP
   int fifo_beats = 256;
   int burst_beats = 64;
   int bursts = 16;  // outstanding
   int run_queue = 4;
   int load_tail = 2;
-  int stat_tail = 8, quantize_tail = 8;
-  int multiply = 3, scale = 4, reciprocal = 20, root = 53;
+  int stat_tail = 14, quantize_tail = 11;
+  int multiply = 6, scale = 6, reciprocal = 21, root = 54;
   int tile_start = 1, tile_depth = 7;
-  int epilogue_depth = 7;  // from a row's entry to what reads the written row
-  int choice_depth = 6;    // more for ARGMAX and SAMPLE; the next matrix waits as long
-  int request = 2;         // from a run's instruction to its first request
-  int arrive = 1;          // from the port into the FIFO
+  // From a row's entry to what reads the written row; more for ARGMAX and SAMPLE, and the next
+  // matrix waits as long.
+  int epilogue_depth = kEpilogueStages, choice_depth = kChoiceStages - kEpilogueStages;
+  int request = 4;  // from a run's instruction to its first request
+  int again = 3;    // from a request to the next of the run; one more to the next run's
+  int decide = 1;   // from the cycle in which nothing hinders an instruction to its issue
+  int arrive = 1;   // from the port into the FIFO
   int result_groups = 8;
   int loop = 2;
 };

@@ -31,7 +31,9 @@ namespace mmfree::hw {
 inline constexpr std::array<char, 8> kImageMagic = {'M', 'M', 'F', 'R', 'E', 'E', 'H', 'W'};
 // Fewest rows of a matrix whose results a matrix behind it may read: fewer, and its first row would
 // be read before the epilogue has written it. ARGMAX and SAMPLE write no memory and may have any.
-inline constexpr std::uint64_t kLeastRows = 6;
+inline constexpr std::uint64_t kLeastRows = kFewestRows;
+// A group of five rows keeps the epilogue for five cycles, whatever rows it has.
+static_assert((kLeastRows + kRows - 1) / kRows * kRows >= kEpilogueStages);
 // Runs of beats that may be appended and not yet be taken: the prefetcher's queue.
 inline constexpr std::size_t kRunQueue = 4;
 // Memory ports are a power of two, so that every page starts with a wide beat.
