@@ -5,8 +5,8 @@
 // neither reads nor normalises whole rows, and its product warps do nothing but products and what
 // follows them (decode_products.cuh).
 //
-// Both kinds of warps run one body of code for all stages, which keeps it in the instruction
-// caches.
+// Both kinds of warps run one body of code for all stages: a stage is short, and so is what there
+// is to fetch for it.
 //
 // Who may be how far ahead: every cluster makes outputs in every stage (there are no more clusters
 // than rows of tiles), all its norm warps are needed for these, and every later stage needs these
