@@ -90,13 +90,6 @@ __device__ __forceinline__ void wait_copies() {
 #endif
 }
 
-// Until all of this thread's copies are there.
-__device__ __forceinline__ void wait_for_copies() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
-
 // Sums of the four digit planes, each scaled by 4^p, so that masking replaces shifting.
 struct PlaneSums {
   int of[4][4];
