@@ -17,6 +17,7 @@
 #include "mmfree/cuda/decode_norm.cuh"
 #include "mmfree/cuda/decode_products.cuh"
 #include "mmfree/cuda/decode_shared.cuh"
+#include "mmfree/cuda/embedding_rows.cuh"
 #include "mmfree/cuda/runtime.h"
 
 namespace mmfree::cuda {
@@ -24,6 +25,7 @@ namespace {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
+// ED: elements of D and M a lane of the canonical sum has, EF: of F.
 template <int ED, int EF>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     decode_cluster_kernel(const __grid_constant__ Decode a, const __grid_constant__ Layout at) {
@@ -34,37 +36,26 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     const int warp = i / kDecodeStages, s = i % kDecodeStages;
     const StageShape& shape = at.stage[s];
     const Part part = part_of(shape.row_tiles);
-    const int items = part.groups * shape.group * shape.depth;
-    const int begin = items * warp / kProductWarps, end = items * (warp + 1) / kProductWarps;
-    const int row = begin / shape.depth;
+    const int begin = shape.depth * warp / kProductWarps;
+    const int end = shape.depth * (warp + 1) / kProductWarps;
     reinterpret_cast<Share*>(shared + at.shares)[i] = {
-        shape.tile + part.first_group * shape.group * shape.depth + begin, end - begin,
-        row | row % shape.group << 16, begin % shape.depth};
+        shape.tile + part.first_group * shape.group * shape.depth + begin, begin, end - begin,
+        part.groups * shape.group};
     if (warp == 0) {
       common.first_group[s] = part.first_group;
       common.groups[s] = part.groups;
     }
   }
   if (tid == 0) {
-    for (int s = 0; s < kDecodeStages; ++s) {
-      Room& room = common.rooms[s];
-      init_barrier(&room.on_first, 1);
-      init_barrier(&room.on_sums, 1);
-      for (ClusterBarrier& b : room.on_maxima) init_barrier(&b, 1);
-      init_barrier(&room.on_codes, s == kMixerIn ? 3 : 1);
-    }
-    init_barrier(&common.on_token, 1);
     for (ClusterBarrier& b : common.on_row) init_barrier(&b, 1);
     for (ClusterBarrier& b : common.on_weights) init_barrier(&b, 1);
     publish_barriers();
   }
   if (tid < 3 * kDecodeStages) common.clocks[tid] = 0;
-  int* sums = reinterpret_cast<int*>(shared + at.sums);
-  for (int i = tid; i < 2 * at.stage_sums; i += kBlockThreads) sums[i] = 0;
   __syncthreads();
   sync_cluster();
   if (tid < kProductThreads) {
-    run_product_warp(a, at, common, shared);
+    run_product_warp<ED, EF>(a, at, common, shared);
   } else {
     run_norm_warp<ED, EF>(a, at, common, shared);
   }
@@ -81,13 +72,13 @@ __global__ void decode_cluster_kernel(const __grid_constant__ Decode,
 
 #endif
 
-Layout layout_of(const DeviceWeights& w, int blocks, int ed, int ef, std::size_t* shared) {
+Layout layout_of(const DeviceWeights& w, int blocks, std::size_t* shared) {
   const LayerTiles tiles(w.hidden, w.mixer, w.mlp);
   const auto padded = [](int n) { return (n + 127) / 128 * 128; };
   const auto most = [&](int width) {
     return static_cast<int>((row_tiles(width) + blocks - 1) / blocks);
   };
-  Layout at{{}, LayerParams(w.hidden, w.mixer, w.mlp), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  Layout at{{}, LayerParams(w.hidden, w.mixer, w.mlp), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
   at.x1 = 16 * padded(w.mixer);
   at.z = at.x1 + 8 * padded(w.hidden);
   at.x2 = at.z + 8 * padded(w.mlp);
@@ -98,23 +89,24 @@ Layout layout_of(const DeviceWeights& w, int blocks, int ed, int ef, std::size_t
     next = (next + bytes + 15) / 16 * 16;
     return first;
   };
-  const auto stage = [&](StageIndex s, idx offset, int out, int in, int group, int code_rows) {
-    at.stage[s] = {static_cast<int>(row_tiles(out)),  group,
-                   static_cast<int>(input_tiles(in)), static_cast<int>(offset / kTileBytes),
-                   take(code_rows * padded(in)),      code_rows == 1 ? 0 : padded(in)};
+  const auto stage = [&](StageIndex s, idx offset, int out, int in, int group) {
+    at.stage[s] = {static_cast<int>(row_tiles(out)), group, static_cast<int>(input_tiles(in)),
+                   static_cast<int>(offset / kTileBytes)};
   };
-  stage(kMixerIn, tiles.mixer_in.offset, w.mixer, w.hidden, 3, 3);
-  stage(kMixerOut, tiles.mixer_out.offset, w.hidden, w.mixer, 1, 1);
-  stage(kMlpIn, tiles.mlp_in.offset, w.mlp, w.hidden, 2, 1);
-  stage(kMlpOut, tiles.mlp_out.offset, w.hidden, w.mlp, 1, 1);
-  stage(kHead, 0, w.vocab, w.hidden, 1, 1);
+  stage(kMixerIn, tiles.mixer_in.offset, w.mixer, w.hidden, 3);
+  stage(kMixerOut, tiles.mixer_out.offset, w.hidden, w.mixer, 1);
+  stage(kMlpIn, tiles.mlp_in.offset, w.mlp, w.hidden, 2);
+  stage(kMlpOut, tiles.mlp_out.offset, w.hidden, w.mlp, 1);
+  stage(kHead, 0, w.vocab, w.hidden, 1);
+  at.code_stride = padded(w.hidden);
   at.own_x = take(4 * 16 * most(w.hidden));
-  at.rows = take(kGroupsHere * 4 * (32 * ed + 1));
-  at.staging = take(kNormWarps * 32 * std::max(ed, ef));
+  at.codes = take(std::max({3 * padded(w.hidden), padded(w.mixer), padded(w.mlp)}));
+  at.row_floats = std::max({padded(w.hidden), 2 * padded(w.mixer), padded(w.mlp)});
+  at.rows = take(2 * 4 * at.row_floats);
   at.shares = take(kProductWarps * kDecodeStages * static_cast<int>(sizeof(Share)));
   at.stage_sums =
       16 * std::max({3 * most(w.mixer), most(w.hidden), 2 * most(w.mlp), most(w.vocab)});
-  at.sums = take(2 * 4 * at.stage_sums + 8 * kProductWarps);
+  at.sums = take(kProductWarps * (4 * at.stage_sums + 8));
   *shared = static_cast<std::size_t>(next);
   return at;
 }
@@ -125,7 +117,12 @@ int launch(const Launch& l, const Decode& a, int clusters) {
   const auto kernel = decode_cluster_kernel<ED, EF>;
   const int blocks = (clusters > 0 ? clusters : l.multiprocessors / kCluster) * kCluster;
   std::size_t shared = 0;
-  const Layout at = layout_of(a.w, blocks, ED, EF, &shared);
+  const Layout at = layout_of(a.w, blocks, &shared);
+  int device = 0, room = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  check(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for the shared memory of a block");
+  if (clusters == 0 && shared + sizeof(Common) > static_cast<std::size_t>(room)) return 0;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shared)),
         "reserving shared memory");
@@ -157,8 +154,7 @@ int launch(const Launch& l, const Decode& a, int clusters) {
   if (wide <= 2 && mlp <= 6) return launch<2, 6>(l, a, clusters);
   if (wide <= 4 && mlp <= 11) return launch<4, 11>(l, a, clusters);
   if (wide <= 5 && mlp <= 14) return launch<5, 14>(l, a, clusters);
-  if (wide <= 8 && mlp <= 16) return launch<8, 16>(l, a, clusters);
-  return launch<16, 32>(l, a, clusters);
+  return launch<8, 16>(l, a, clusters);
 }
 
 }  // namespace
@@ -169,6 +165,14 @@ int decode_clusters(const Launch& l, const DeviceWeights& w) {
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
         "asking for the compute capability");
   if (major != 9) return 0;
+  // What the kernel takes; the other one takes the rest. Each block of a cluster must have a chunk
+  // of every row (see above), and the norms' square roots a normal number.
+  const int widths[3] = {w.hidden, w.mixer, w.mlp};
+  const int narrow = *std::min_element(widths, widths + 3);
+  if (narrow <= 32 * (kCluster - 1) || w.eps < 1e-12F) return 0;
+  if (std::max(input_tiles(w.hidden), input_tiles(w.mixer)) > kMostTilesOfThree * kProductWarps ||
+      input_tiles(w.mlp) > kMostTiles * kProductWarps)
+    return 0;
   Decode a = {};
   a.w = w;
   return std::min(launch(l, a, 0),
@@ -177,7 +181,7 @@ int decode_clusters(const Launch& l, const DeviceWeights& w) {
 
 idx cluster_exchange_packets(const DeviceWeights& w, int blocks) {
   std::size_t shared;
-  return layout_of(w, blocks, 1, 1, &shared).best / static_cast<idx>(sizeof(Packet)) + blocks;
+  return layout_of(w, blocks, &shared).best / static_cast<idx>(sizeof(Packet)) + blocks;
 }
 
 void decode_in_clusters(const Launch& l, const Decode& a) {

@@ -1,7 +1,7 @@
 #pragma once
 // The product warps of decode_cluster.cu: a stream of weights, products with the codes that the
-// norm warps put into shared memory, and what follows them up to the exchange between blocks.
-#include "mmfree/cuda/decode_device.cuh"
+// norm warps make, and what follows them up to the exchange between blocks.
+#include "mmfree/cuda/decode_exchange.cuh"
 #include "mmfree/cuda/decode_shared.cuh"
 #include "mmfree/cuda/embedding_rows.cuh"
 
@@ -9,30 +9,60 @@
 
 namespace mmfree::cuda {
 
-__device__ __forceinline__ void put_value(void* to, float v, std::uint32_t epoch) {
-  const unsigned long long both = static_cast<unsigned long long>(epoch) << 32 | __float_as_uint(v);
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(both) : "memory");
+// d += popcounts of a & b: a 16 x 256 bits (rows of weights), b 256 x 8 (columns of bits of codes).
+__device__ __forceinline__ void count_tile(int (&d)[4], const uint4& a, unsigned b0, unsigned b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, "
+      "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ void sync_product_warps() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kProductThreads) : "memory");
-}
+// The eight bits of codes as eight columns: with one row of codes a product of tensor cores has
+// seven columns to spare, and of bits they do eight times as many as of bytes. A tile's words are
+// 16 outputs by 128 inputs of two bits t + 1 = low + 2 high, so that they multiply as they are: by
+// bits of codes in the places of the low bits, then of the high ones.
+struct CodeBits {
+  unsigned word[2];  // of column lane / 4, inputs 32 (lane % 4) .. + 31 of 128: the low bits' places
+
+  // codes: this lane's 32 of 128; zeros unless there.
+  __device__ __forceinline__ void take(const std::int8_t* codes, bool there) {
+    const auto* from = reinterpret_cast<const uint4*>(codes);
+    const uint4 x = from[0], y = from[1];
+    // Word 2 p + s has the codes of plane p, half s, whose bits belong at 8 b + 2 p.
+    const unsigned even[4] = {x.x, x.z, y.x, y.z}, odd[4] = {x.y, x.w, y.y, y.w};
+    const unsigned column = threadIdx.x % 32 / 4;
+    const auto gather = [&](const unsigned (&plane)[4]) {
+      unsigned r[4];
+#pragma unroll
+      for (unsigned p = 0; p < 4; ++p)
+        r[p] = __funnelshift_r(plane[p], plane[p], column - 2 * p);
+      return (r[0] & 0x01010101U) | (r[1] & 0x04040404U) | (r[2] & 0x10101010U) |
+             (r[3] & 0x40404040U);
+    };
+    word[0] = there ? gather(even) : 0U;
+    word[1] = there ? gather(odd) : 0U;
+  }
+};
 
 // The tiles that one warp multiplies, from the first token to the last, through a ring in shared
-// memory. The ring is full when a stage begins; what the stage has used is asked for again when its
-// results are on their way, by one lane. Which weights come when does not depend on any result.
+// memory: some neighbouring tiles of each row. The ring is full when a stage begins; what the stage
+// has used is asked for again when its results are on their way, by one lane. Which weights come
+// when does not depend on any result.
 struct Stream {
   static constexpr int kTile = static_cast<int>(kTileBytes);
   const DeviceWeights& w;
+  const Layout& layout;
   const Share* shares;  // of this warp
   char* ring;
   ClusterBarrier* there;  // a phase for each call of refill()
   int steps, first_head;
-  int read = 0, fill = 0;  // slots
+  unsigned read = 0;       // tiles
+  int fill = 0;            // slots
   unsigned parity = 1;     // of the last call of refill()
   // What is fetched next:
   const std::uint8_t* at = nullptr;
-  int left = 0, stage = -1, layer = 0, step = 0;
+  int left = 0, rows = 0, stage = -1, layer = 0, step = 0;  // left: of a row; rows: with this one
 
   __device__ __forceinline__ void enter_next_stage() {
     const bool last_layer = layer + 1 == static_cast<int>(w.layers);
@@ -45,6 +75,7 @@ struct Stream {
     }
     const Share& s = shares[stage];
     left = s.count;
+    rows = s.count > 0 ? s.rows : 0;
     at = (stage == kHead ? w.head : w.tiles + layer * w.layer_tile_bytes) +
          static_cast<idx>(s.tile) * kTile;
   }
@@ -55,7 +86,7 @@ struct Stream {
     int bytes = 0;
 #pragma unroll 1
     while (tiles > 0 && step < steps) {
-      if (left == 0) {
+      if (rows == 0) {
         enter_next_stage();
         continue;
       }
@@ -66,6 +97,11 @@ struct Stream {
       fill = fill + n == kSlots ? 0 : fill + n;
       left -= n;
       tiles -= n;
+      if (left == 0) {
+        left = shares[stage].count;
+        at += (layout.stage[stage].depth - left) * kTile;
+        --rows;
+      }
     }
     arrive_and_expect(there, bytes);
   }
@@ -77,80 +113,106 @@ struct Stream {
     parity ^= 1U;
   }
 
-  // The weights of the next tiles, which need not wait for the codes.
-  struct Next {
-    uint4 w[4];
-  };
-  __device__ __forceinline__ void look_ahead(int count, Next& next) const {
-    const auto* from = reinterpret_cast<const uint4*>(ring) + threadIdx.x % 32;
-    int slot = read;
+  // This warp's part of a stage's sums of codes times weights, R rows at a time; kOwn: each of them
+  // has codes of its own. T: at least share.count; all are multiplied, for want of branches. parts:
+  // (rows of tiles, 16, warps), of this warp. Returns how many tiles to ask for again.
+  // What does not need the codes comes before wait_for_them.
+  template <int R, bool kOwn, int T, class Wait>
+  __device__ __forceinline__ int multiply(const Share& share, const std::int8_t* codes, int stride,
+                                          int* parts, const Wait& wait_for_them) {
+    constexpr int kRows = kOwn ? R : 1;  // of codes
+    constexpr unsigned kRing = kSlots * static_cast<unsigned>(kTile);
+    const int lane = static_cast<int>(threadIdx.x) % 32, q = lane % 4;
+    const auto weights = [&](int r, int t) {
+      const unsigned at = (read + static_cast<unsigned>(r * share.count + t)) * kTile % kRing;
+      return *reinterpret_cast<const uint4*>(ring + lane * 16 + at);
+    };
+    if (share.count > 0) wait(there, parity);
+    uint4 first[R];
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      if (t < count) next.w[t] = from[slot * 32];
-      slot = slot + 1 == kSlots ? 0 : slot + 1;
-    }
-  }
-
-  // Adds this warp's part of a stage's products to sums (rows of tiles, 16) in shared memory; next
-  // has been looked for. Returns how many tiles to ask for again.
-  __device__ __forceinline__ int multiply(const StageShape& shape, const Share& share, Next& next,
-                                          const std::int8_t* codes, int* sums) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    int row = share.row & 0xffff, member = share.row >> 16, k = share.k;
+    for (int r = 0; r < R; ++r) first[r] = weights(r, 0);
+    wait_for_them();
+    CodeBits bits[kRows][T];
+    int ones[kRows][4] = {};  // sums of codes: weights t are t + 1 here
+#pragma unroll
+    for (int t = 0; t < T; ++t)
+#pragma unroll
+      for (int m = 0; m < kRows; ++m) {
+        bits[m][t].take(codes + m * stride + (share.k + t) * 128 + q * 32, t < share.count);
+        constexpr unsigned kLow = 0x55555555U;
+        count_tile(ones[m], make_uint4(kLow, kLow, kLow, kLow), bits[m][t].word[0],
+                   bits[m][t].word[1]);
+      }
     int used = 0;
-    const auto operand = [&] {
-      return reinterpret_cast<const uint4*>(codes + member * shape.stride + k * 128) + lane % 4 * 2;
-    };
-    const uint4* b = operand();
-    PlaneSums acc;
-    acc.clear();
-    const auto end_row = [&] {
-      if (lane % 4 == 0) {
-        atomicAdd(&sums[row * 16 + lane / 4], acc.total(0));
-        atomicAdd(&sums[row * 16 + lane / 4 + 8], acc.total(2));
-      }
-      acc.clear();
-      k = 0;
-      ++row;
-      member = member + 1 == shape.group ? 0 : member + 1;
-      b = operand();
-    };
 #pragma unroll 1
-    for (int i = share.count; i > 0; i -= 4) {
-      if (i >= 4 && k + 4 <= shape.depth) {
-        uint4 x[8];
-#pragma unroll
-        for (int t = 0; t < 8; ++t) x[t] = b[t / 2 * 8 + t % 2];
-#pragma unroll
-        for (int t = 0; t < 4; ++t) acc.add(next.w[t], x[2 * t], x[2 * t + 1]);
-        b += 32;
-        k += 4;
-        if (k == shape.depth || i == 4) end_row();
-      } else {
-#pragma unroll 1
-        for (int t = 0; t < 4 && t < i; ++t) {
-          acc.add(next.w[0], b[0], b[1]);
-#pragma unroll
-          for (int n = 0; n < 3; ++n) next.w[n] = next.w[n + 1];
-          b += 8;
-          ++k;
-          if (k == shape.depth || t + 1 == i) end_row();
-        }
-      }
-      const int n = min(i, 4);
-      read = read + n >= kSlots ? read + n - kSlots : read + n;
-      used += n;
-      if (i > 4 && used + 4 > kSlots) {
+    for (int row = 0; row < share.rows; row += R) {
+      if (used + R * share.count > kSlots) {
         again(used);
         used = 0;
         wait(there, parity);
+#pragma unroll
+        for (int r = 0; r < R; ++r) first[r] = weights(r, 0);
       }
-      look_ahead(i - 4, next);
+      int low[R][4] = {}, high[R][4] = {};
+#pragma unroll
+      for (int t = 0; t < T; ++t)
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          const uint4 a = t == 0 ? first[r] : weights(r, t);
+          const CodeBits& b = bits[kOwn ? r : 0][t];
+          count_tile(low[r], a, b.word[0], b.word[1]);
+          count_tile(high[r], a, b.word[0] << 1, b.word[1] << 1);
+        }
+      const int rows_here = min(R, share.rows - row);
+      used += rows_here * share.count;
+      read += static_cast<unsigned>(rows_here * share.count);
+#pragma unroll
+      for (int r = 0; r < R; ++r) first[r] = weights(r, 0);
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        // Columns 2 q and 2 q + 1; the last is the sign.
+        const int scale = q == 3 ? -2 : 2;
+        const int(&one)[4] = ones[kOwn ? r : 0];
+        const auto sum = [&](int i) {
+          return (low[r][i] - one[i] + 2 * high[r][i] +
+                  scale * (low[r][i + 1] - one[i + 1] + 2 * high[r][i + 1]))
+                 << 2 * q;
+        };
+        const int upper = sum(0), lower = sum(2);
+        int mine = q % 2 == 0 ? upper : lower;
+        mine += __shfl_xor_sync(0xffffffffU, q % 2 == 0 ? lower : upper, 1);
+        mine += __shfl_xor_sync(0xffffffffU, mine, 2);
+        if (q < 2 && r < rows_here)
+          parts[((row + r) * 16 + q * 8 + lane / 4) * kProductWarps] = mine;
+      }
     }
     return used;
   }
 };
 
+// As core/fastmath.h's, of N values, with divisions that take a branch only where one's result is
+// denormal.
+template <int N>
+__device__ __forceinline__ void sigmoids_of(const float (&x)[N], float (&y)[N]) {
+  float d[N], largest = 0.0F;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    d[i] = 1.0F + exp_f32(-x[i]);
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y[i]) : "f"(d[i]));
+    y[i] = __fmaf_rn(__fmaf_rn(-d[i], y[i], 1.0F), y[i], y[i]);
+    largest = fmaxf(largest, d[i]);
+  }
+  if (largest > 0x1p126F)
+#pragma unroll
+    for (int i = 0; i < N; ++i) y[i] = __frcp_rn(d[i]);
+}
+__device__ __forceinline__ float silu_of(float x) {
+  float y[1];
+  sigmoids_of({x}, y);
+  return x * y[0];
+}
+
+template <int ED, int EF>
 __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& at, Common& common,
                                                  char* shared) {
   constexpr int kHalf = 16;  // lanes that take a row of tiles' outputs
@@ -160,30 +222,28 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
   const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
   const int l16 = tid % kHalf, hw = tid / kHalf;
   auto* const own_x = reinterpret_cast<float*>(shared + at.own_x);
-  // Two, taken in turn: when one is used again, clearing it lies a barrier back.
-  int* sums = reinterpret_cast<int*>(shared + at.sums);
-  int* other_sums = sums + at.stage_sums;
-  auto* const best = reinterpret_cast<unsigned long long*>(other_sums + at.stage_sums);
-  const auto total = [](const int* parts) {
-    int sum = 0;
-#pragma unroll
-    for (int q = 0; q < kSumGroups / 4; ++q) {
-      const int4 v = reinterpret_cast<const int4*>(parts)[q];
-      sum += v.x + v.y + v.z + v.w;
-    }
-    return sum;
+  int* const parts = reinterpret_cast<int*>(shared + at.sums);  // (rows of tiles, 16, warps)
+  auto* const best = reinterpret_cast<unsigned long long*>(parts + kProductWarps * at.stage_sums);
+  // Of output i of the block.
+  const auto product = [&](int i) {
+    const auto* p = reinterpret_cast<const int4*>(parts + i * kProductWarps);
+    const int4 u = p[0], v = p[1];
+    return static_cast<float>((u.x + u.y + u.z + u.w) + (v.x + v.y + v.z + v.w));
   };
   char* const exchange = reinterpret_cast<char*>(a.exchange);
   Clock clock{tid == 0 && course.measured() ? common.clocks : nullptr, 0};
 
   const auto* const shares =
       reinterpret_cast<const Share*>(shared + at.shares) + warp * kDecodeStages;
-  Stream stream{
-      w,       shares,           shared + warp * kSlots * Stream::kTile, &common.on_weights[warp],
-      a.steps, course.first_head};
+  Stream stream{w,
+                at,
+                shares,
+                shared + warp * kSlots * Stream::kTile,
+                &common.on_weights[warp],
+                a.steps,
+                course.first_head};
   stream.again(kSlots);
   std::int32_t token = a.first;
-  unsigned turn = 0, heads = 0;
   clock.start();
   for (int step = 0; step < a.steps; ++step) {
     if (step > 0 && step < a.given_count) token = a.given[step];
@@ -193,7 +253,7 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
                                                            static_cast<idx>(token) * w.hidden + k)
                                          : 0.0F;
     }
-    for (int layer = 0; layer < course.layers; ++layer, ++turn) {
+    for (int layer = 0; layer < course.layers; ++layer) {
       const std::uint32_t epoch = course.epoch(step, layer);
       const float* params = w.params + static_cast<idx>(layer) * at.params.floats;
 #pragma unroll 1
@@ -201,46 +261,56 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
         const int groups = common.groups[stage], first_group = common.first_group[stage];
         if (groups == 0 && stage != kHead) continue;
         // What does not depend on the codes comes before the wait for them.
-        const int scale_at = stage == kMixerIn    ? 0
-                             : stage == kMixerOut ? 3
-                             : stage == kMlpIn    ? 4
-                                                  : 6;
-        const float* scales = params + at.params.scales + scale_at;
+        const float* scales = params + at.params.scales +
+                              (stage == kMixerIn    ? 0
+                               : stage == kMixerOut ? 3
+                               : stage == kMlpIn    ? 4
+                                                    : 6);
         const float scale0 = __ldg(scales), scale1 = __ldg(scales + 1), scale2 = __ldg(scales + 2);
-        float* state = a.state + static_cast<idx>(layer) * w.mixer;
-        const int first_channel = (first_group + hw) * 16 + l16;
-        float first_state = 0.0F, first_bound = 0.0F;
-        if (stage == kMixerIn && hw < groups && first_channel < w.mixer) {
-          first_state = state[first_channel];
-          first_bound = __ldg(params + at.params.bound + first_channel);
+        float* const state = a.state + static_cast<idx>(layer) * w.mixer;
+        const int width = stage == kMixerIn ? w.mixer : stage == kMlpIn ? w.mlp : w.hidden;
+        int k = (first_group + hw) * 16 + l16;
+        const bool mine = hw < groups && k < width && stage != kHead;
+        float before = 0.0F, bound = 0.0F;  // of output k: the state, or the residual stream
+        if (mine && stage == kMixerIn) {
+          before = state[k];
+          bound = __ldg(params + at.params.bound + k);
+        } else if (mine) {
+          before = own_x[hw * 16 + l16];
         }
+        char* to = exchange + (stage == kMixerIn    ? 16 * k
+                               : stage == kMixerOut ? at.x1 + 8 * k
+                               : stage == kMlpIn    ? at.z + 8 * k
+                                                    : at.x2 + 8 * k);
+        float* const hidden_out =
+            stage == kMlpOut && layer + 1 == course.layers && a.hidden_out != nullptr
+                ? a.hidden_out + static_cast<idx>(step) * w.hidden
+                : nullptr;
         const Share share = shares[stage];
-        const StageShape shape = at.stage[stage];
-        Stream::Next next;
-        if (share.count > 0) wait(stream.there, stream.parity);
-        stream.look_ahead(share.count, next);
-        Room& room = common.rooms[stage];
-        wait(&room.on_codes, (stage == kHead ? heads : turn) & 1U);
-        clock.lap(2 * stage);
-        const int used = stream.multiply(
-            shape, share, next, reinterpret_cast<const std::int8_t*>(shared + shape.codes), sums);
-        int code_sum[3] = {};
-        float code_scale[3] = {};
-        if (hw < groups || stage == kHead) {
-#pragma unroll
-          for (int p = 0; p < 3; ++p) {
-            if (p > 0 && stage != kMixerIn) continue;
-            code_sum[p] = total(room.code_sums[p]);
-            code_scale[p] = room.scale[p];
-          }
+        const auto* const codes = reinterpret_cast<const std::int8_t*>(shared + at.codes);
+        const auto wait_here = [&] {
+          wait_for_codes();
+          clock.lap(2 * stage);
+        };
+        constexpr int kTilesD = (ED + 1) / 2, kTilesF = (EF + 1) / 2;  // of 8 warps at most
+        int* const own = parts + warp;
+        int used;
+        if (stage == kMixerIn) {
+          used = stream.multiply<3, true, kTilesD>(share, codes, at.code_stride, own, wait_here);
+        } else if (stage == kMlpOut) {
+          used = stream.multiply<2, false, kTilesF>(share, codes, 0, own, wait_here);
+        } else if (stage == kMixerOut) {
+          used = stream.multiply<2, false, kTilesD>(share, codes, 0, own, wait_here);
+        } else {
+          used = stream.multiply<4, false, kTilesD>(share, codes, 0, own, wait_here);
         }
-        sync_product_warps();
+        sync_warps<kProductThreads>(kProductBarrier);
+        const float4 code_scale = *reinterpret_cast<const float4*>(common.scale);
         if (stage == kHead) {
           unsigned long long key = 0;
           for (int i = tid; i < groups * 16; i += kProductThreads) {
             const int id = first_group * 16 + i;
-            const float v = scaled_product(sums[i], code_sum[0], code_scale[0], w.head_scale);
-            sums[i] = 0;
+            const float v = product(i) * code_scale.x * w.head_scale;
             if (id >= w.vocab) continue;
             if (a.logits != nullptr && step + 1 == a.steps) a.logits[id] = v;
             const unsigned long long mine = rank_key(v, id);
@@ -248,7 +318,7 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
           }
           key = warp_max64(key);
           if (lane == 0) best[warp] = key;
-          sync_product_warps();
+          sync_warps<kProductThreads>(kProductBarrier);
           if (warp == 0) {
             key = warp_max64(lane < kProductWarps ? best[lane] : 0ULL);
             if (lane == 0)
@@ -260,49 +330,55 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
           clock.lap(2 * stage + 1);
           continue;
         }
+        if (mine && stage == kMixerIn) {  // gates, and a step of the recurrence
 #pragma unroll 1
-        for (int n = hw; n < groups; n += kHalfWarps) {
-          const int k = (first_group + n) * 16 + l16;
-          if (stage == kMixerIn) {  // gates, and a step of the recurrence
-            int* s = sums + n * 48 + l16;
-            const float i_pre = scaled_product(s[0], code_sum[0], code_scale[0], scale0);
-            const float f_pre = scaled_product(s[16], code_sum[1], code_scale[1], scale1);
-            const float g = scaled_product(s[32], code_sum[2], code_scale[2], scale2);
-            s[0] = s[16] = s[32] = 0;
-            if (k >= w.mixer) continue;
-            const float before = n == hw ? first_state : state[k];
-            const float bound = n == hw ? first_bound : __ldg(params + at.params.bound + k);
-            const float gate = forget_gate(f_pre, bound);
-            const float h = gate * before + gated_input(i_pre, gate);
-            put_packet(a.exchange + k, g, silu(h), 0.0F, epoch);
+          for (int n = hw; n < groups; n += kHalfWarps, k += 16 * kHalfWarps) {
+            if (k >= width) break;
+            if (n != hw) {
+              before = state[k];
+              bound = __ldg(params + at.params.bound + k);
+            }
+            const int i = n * 48 + l16;
+            const float i_pre = product(i) * code_scale.x * scale0;
+            const float f_pre = product(i + 16) * code_scale.y * scale1;
+            const float g = product(i + 32) * code_scale.z * scale2;
+            float of[2];
+            sigmoids_of({i_pre, f_pre}, of);
+            const float gate = bound + (1.0F - bound) * of[1];
+            const float h = gate * before + i_pre * of[0] * (1.0F - gate);
+            put_packet(reinterpret_cast<Packet*>(to), g, silu_of(h), 0.0F, epoch);
             state[k] = h;
-          } else if (stage == kMlpIn) {
-            int* s = sums + n * 32 + l16;
-            const float p = scaled_product(s[0], code_sum[0], code_scale[0], scale0);
-            const float q = scaled_product(s[16], code_sum[0], code_scale[0], scale1);
-            s[0] = s[16] = 0;
-            if (k < w.mlp) put_value(exchange + at.z + 8 * k, silu(p) * q, epoch);
-          } else {  // residual
-            int* s = sums + n * 16 + l16;
-            const float v =
-                own_x[n * 16 + l16] + scaled_product(s[0], code_sum[0], code_scale[0], scale0);
-            s[0] = 0;
-            own_x[n * 16 + l16] = v;
-            if (k >= w.hidden) continue;
-            put_value(exchange + (stage == kMixerOut ? at.x1 : at.x2) + 8 * k, v, epoch);
-            if (a.hidden_out != nullptr && layer + 1 == course.layers && stage == kMlpOut)
-              a.hidden_out[static_cast<idx>(step) * w.hidden + k] = v;
+            to += 16 * 16 * kHalfWarps;
+          }
+        } else if (mine && stage == kMlpIn) {
+#pragma unroll 1
+          for (int n = hw; n < groups; n += kHalfWarps, k += 16 * kHalfWarps) {
+            if (k >= width) break;
+            const int i = n * 32 + l16;
+            const float p = product(i) * code_scale.x * scale0;
+            const float q = product(i + 16) * code_scale.x * scale1;
+            put_value(to, silu_of(p) * q, epoch);
+            to += 8 * 16 * kHalfWarps;
+          }
+        } else if (mine) {  // residual
+#pragma unroll 1
+          for (int n = hw; n < groups; n += kHalfWarps, k += 16 * kHalfWarps) {
+            if (k >= width) break;
+            const int i = n * 16 + l16;
+            if (n != hw) before = own_x[i];
+            const float v = before + product(i) * code_scale.x * scale0;
+            put_value(to, v, epoch);
+            own_x[i] = v;
+            if (hidden_out != nullptr) hidden_out[k] = v;
+            to += 8 * 16 * kHalfWarps;
           }
         }
         stream.again(used);
-        int* const t = sums;
-        sums = other_sums;
-        other_sums = t;
         clock.lap(2 * stage + 1);
       }
     }
+    __syncthreads();
     if (step < course.first_head) continue;
-    wait(&common.on_token, heads++ & 1U);
     token = common.token;
     clock.lap(2 * kHead);
     if (course.ends_with(token)) break;
