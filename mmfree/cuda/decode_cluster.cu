@@ -1,19 +1,19 @@
-// Decoding on GPUs whose blocks form clusters (sm_90): as decode.cu one kernel that stays, but a
-// cluster shares the work of a row. Its blocks divide the 16 groups of the canonical sum among
-// themselves: a warp of a group asks for that group's values only, adds them up, and tells the
-// other blocks sums, maxima and codes through their shared memory (decode_norm.cuh). So a block
-// neither reads nor normalises whole rows, and its product warps do nothing but products and what
-// follows them (decode_products.cuh).
+// Decoding on GPUs whose blocks form clusters (sm_90): as decode.cu one kernel that stays, in which
+// every block owns the same outputs of every matrix and four exchanges a layer remain. A token is a
+// chain of dependent instructions much longer than reading the weights takes, so:
+//   - a cluster reads each value of an exchange once: two exchange warps a block look for an eighth
+//     of the row and hand it to all blocks with the sums of its squares (decode_exchange.cuh);
+//   - eight warps divide the inputs of a row among them: each normalises and quantises what it then
+//     multiplies (decode_norm.cuh), by bits of codes on tensor cores (decode_products.cuh);
+//   - weights stream into shared memory all the while.
 //
-// Both kinds of warps run one body of code for all stages: a stage is short, and so is what there
-// is to fetch for it.
-//
-// Who may be how far ahead: every cluster makes outputs in every stage (there are no more clusters
-// than rows of tiles), all its norm warps are needed for these, and every later stage needs these
-// outputs. So nobody is more than one exchange ahead of anybody's norm warps, and what a stage of
-// one layer wrote has been read when the same stage of the next layer writes.
+// Who may be how far ahead: there are no more clusters than rows of tiles, so in every stage some
+// block of each cluster makes outputs, for which it needs the parts of the row of all blocks of its
+// cluster; and every later stage needs these outputs. So nobody is more than one exchange behind,
+// and what a stage of one layer wrote has been read when the same stage of the next layer writes.
 #include <algorithm>
 
+#include "mmfree/cuda/decode_exchange.cuh"
 #include "mmfree/cuda/decode_norm.cuh"
 #include "mmfree/cuda/decode_products.cuh"
 #include "mmfree/cuda/decode_shared.cuh"
@@ -32,12 +32,12 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   extern __shared__ __align__(128) char shared[];
   __shared__ Common common;
   const int tid = static_cast<int>(threadIdx.x);
-  for (int i = tid; i < kProductWarps * kDecodeStages; i += kBlockThreads) {
+  for (int i = tid; i < kWarps * kDecodeStages; i += kBlockThreads) {
     const int warp = i / kDecodeStages, s = i % kDecodeStages;
     const StageShape& shape = at.stage[s];
     const Part part = part_of(shape.row_tiles);
-    const int begin = shape.depth * warp / kProductWarps;
-    const int end = shape.depth * (warp + 1) / kProductWarps;
+    const int begin = shape.depth * warp / kWarps;
+    const int end = shape.depth * (warp + 1) / kWarps;
     reinterpret_cast<Share*>(shared + at.shares)[i] = {
         shape.tile + part.first_group * shape.group * shape.depth + begin, begin, end - begin,
         part.groups * shape.group};
@@ -47,17 +47,18 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     }
   }
   if (tid == 0) {
-    for (ClusterBarrier& b : common.on_row) init_barrier(&b, 1);
+    for (ClusterBarrier& b : common.on_row) init_barrier(&b, 1 + kWarps);
+    init_barrier(&common.on_first, 1);
     for (ClusterBarrier& b : common.on_weights) init_barrier(&b, 1);
     publish_barriers();
   }
   if (tid < 3 * kDecodeStages) common.clocks[tid] = 0;
   __syncthreads();
   sync_cluster();
-  if (tid < kProductThreads) {
-    run_product_warp<ED, EF>(a, at, common, shared);
+  if (tid < kThreads) {
+    run_warp<ED, EF>(a, at, common, shared);
   } else {
-    run_norm_warp<ED, EF>(a, at, common, shared);
+    run_exchange_warp<ED, EF>(a, at, common, shared);
   }
   __syncthreads();
   if (Course(a).measured() && tid < 3 * kDecodeStages) a.clocks[tid] += common.clocks[tid];
@@ -83,7 +84,7 @@ Layout layout_of(const DeviceWeights& w, int blocks, std::size_t* shared) {
   at.z = at.x1 + 8 * padded(w.hidden);
   at.x2 = at.z + 8 * padded(w.mlp);
   at.best = at.x2 + 8 * padded(w.hidden);
-  int next = kProductWarps * kSlots * static_cast<int>(kTileBytes);
+  int next = kWarps * kSlots * static_cast<int>(kTileBytes);
   const auto take = [&](int bytes) {
     const int first = next;
     next = (next + bytes + 15) / 16 * 16;
@@ -103,10 +104,10 @@ Layout layout_of(const DeviceWeights& w, int blocks, std::size_t* shared) {
   at.codes = take(std::max({3 * padded(w.hidden), padded(w.mixer), padded(w.mlp)}));
   at.row_floats = std::max({padded(w.hidden), 2 * padded(w.mixer), padded(w.mlp)});
   at.rows = take(2 * 4 * at.row_floats);
-  at.shares = take(kProductWarps * kDecodeStages * static_cast<int>(sizeof(Share)));
+  at.shares = take(kWarps * kDecodeStages * static_cast<int>(sizeof(Share)));
   at.stage_sums =
       16 * std::max({3 * most(w.mixer), most(w.hidden), 2 * most(w.mlp), most(w.vocab)});
-  at.sums = take(kProductWarps * (4 * at.stage_sums + 8));
+  at.sums = take(kWarps * (4 * at.stage_sums + 8));
   *shared = static_cast<std::size_t>(next);
   return at;
 }
@@ -165,13 +166,9 @@ int decode_clusters(const Launch& l, const DeviceWeights& w) {
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
         "asking for the compute capability");
   if (major != 9) return 0;
-  // What the kernel takes; the other one takes the rest. Each block of a cluster must have a chunk
-  // of every row (see above), and the norms' square roots a normal number.
-  const int widths[3] = {w.hidden, w.mixer, w.mlp};
-  const int narrow = *std::min_element(widths, widths + 3);
-  if (narrow <= 32 * (kCluster - 1) || w.eps < 1e-12F) return 0;
-  if (std::max(input_tiles(w.hidden), input_tiles(w.mixer)) > kMostTilesOfThree * kProductWarps ||
-      input_tiles(w.mlp) > kMostTiles * kProductWarps)
+  // What the kernel takes; the other one takes the rest.
+  if (std::max(input_tiles(w.hidden), input_tiles(w.mixer)) > kMostTilesOfThree * kWarps ||
+      input_tiles(w.mlp) > kMostTiles * kWarps || w.eps < kLeastEps)
     return 0;
   Decode a = {};
   a.w = w;

@@ -1,6 +1,6 @@
 #pragma once
-// The product warps of decode_cluster.cu: a stream of weights, products with the codes that the
-// norm warps make, and what follows them up to the exchange between blocks.
+// The products of decode_cluster.cu: a stream of weights, products with codes, and what follows
+// them up to the exchange between blocks.
 #include "mmfree/cuda/decode_exchange.cuh"
 #include "mmfree/cuda/decode_shared.cuh"
 #include "mmfree/cuda/embedding_rows.cuh"
@@ -23,7 +23,8 @@ __device__ __forceinline__ void count_tile(int (&d)[4], const uint4& a, unsigned
 // 16 outputs by 128 inputs of two bits t + 1 = low + 2 high, so that they multiply as they are: by
 // bits of codes in the places of the low bits, then of the high ones.
 struct CodeBits {
-  unsigned word[2];  // of column lane / 4, inputs 32 (lane % 4) .. + 31 of 128: the low bits' places
+  unsigned
+      word[2];  // of column lane / 4, inputs 32 (lane % 4) .. + 31 of 128: the low bits' places
 
   // codes: this lane's 32 of 128; zeros unless there.
   __device__ __forceinline__ void take(const std::int8_t* codes, bool there) {
@@ -32,11 +33,10 @@ struct CodeBits {
     // Word 2 p + s has the codes of plane p, half s, whose bits belong at 8 b + 2 p.
     const unsigned even[4] = {x.x, x.z, y.x, y.z}, odd[4] = {x.y, x.w, y.y, y.w};
     const unsigned column = threadIdx.x % 32 / 4;
-    const auto gather = [&](const unsigned (&plane)[4]) {
+    const auto gather = [&](const unsigned(&plane)[4]) {
       unsigned r[4];
 #pragma unroll
-      for (unsigned p = 0; p < 4; ++p)
-        r[p] = __funnelshift_r(plane[p], plane[p], column - 2 * p);
+      for (unsigned p = 0; p < 4; ++p) r[p] = __funnelshift_r(plane[p], plane[p], column - 2 * p);
       return (r[0] & 0x01010101U) | (r[1] & 0x04040404U) | (r[2] & 0x10101010U) |
              (r[3] & 0x40404040U);
     };
@@ -57,9 +57,9 @@ struct Stream {
   char* ring;
   ClusterBarrier* there;  // a phase for each call of refill()
   int steps, first_head;
-  unsigned read = 0;       // tiles
-  int fill = 0;            // slots
-  unsigned parity = 1;     // of the last call of refill()
+  unsigned read = 0;    // tiles
+  int fill = 0;         // slots
+  unsigned parity = 1;  // of the last call of refill()
   // What is fetched next:
   const std::uint8_t* at = nullptr;
   int left = 0, rows = 0, stage = -1, layer = 0, step = 0;  // left: of a row; rows: with this one
@@ -182,8 +182,7 @@ struct Stream {
         int mine = q % 2 == 0 ? upper : lower;
         mine += __shfl_xor_sync(0xffffffffU, q % 2 == 0 ? lower : upper, 1);
         mine += __shfl_xor_sync(0xffffffffU, mine, 2);
-        if (q < 2 && r < rows_here)
-          parts[((row + r) * 16 + q * 8 + lane / 4) * kProductWarps] = mine;
+        if (q < 2 && r < rows_here) parts[((row + r) * 16 + q * 8 + lane / 4) * kWarps] = mine;
       }
     }
     return used;
@@ -213,20 +212,20 @@ __device__ __forceinline__ float silu_of(float x) {
 }
 
 template <int ED, int EF>
-__device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& at, Common& common,
-                                                 char* shared) {
+__device__ __forceinline__ void run_warp(const Decode& a, const Layout& at, Common& common,
+                                         char* shared) {
   constexpr int kHalf = 16;  // lanes that take a row of tiles' outputs
-  constexpr int kHalfWarps = kProductThreads / kHalf;
+  constexpr int kHalfWarps = kThreads / kHalf;
   const DeviceWeights& w = a.w;
   const Course course(a);
   const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
   const int l16 = tid % kHalf, hw = tid / kHalf;
   auto* const own_x = reinterpret_cast<float*>(shared + at.own_x);
   int* const parts = reinterpret_cast<int*>(shared + at.sums);  // (rows of tiles, 16, warps)
-  auto* const best = reinterpret_cast<unsigned long long*>(parts + kProductWarps * at.stage_sums);
+  auto* const best = reinterpret_cast<unsigned long long*>(parts + kWarps * at.stage_sums);
   // Of output i of the block.
   const auto product = [&](int i) {
-    const auto* p = reinterpret_cast<const int4*>(parts + i * kProductWarps);
+    const auto* p = reinterpret_cast<const int4*>(parts + i * kWarps);
     const int4 u = p[0], v = p[1];
     return static_cast<float>((u.x + u.y + u.z + u.w) + (v.x + v.y + v.z + v.w));
   };
@@ -244,6 +243,10 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
                 course.first_head};
   stream.again(kSlots);
   std::int32_t token = a.first;
+  const Divisor hidden(w.hidden), mixer(w.mixer), mlp(w.mlp);
+  unsigned rows = 0;
+  if (lane == 0)
+    for (ClusterBarrier& b : common.on_row) arrive(&b);
   clock.start();
   for (int step = 0; step < a.steps; ++step) {
     if (step > 0 && step < a.given_count) token = a.given[step];
@@ -257,9 +260,18 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
       const std::uint32_t epoch = course.epoch(step, layer);
       const float* params = w.params + static_cast<idx>(layer) * at.params.floats;
 #pragma unroll 1
-      for (int stage = 0; stage < course.stages(step, layer); ++stage) {
+      for (int stage = 0; stage < course.stages(step, layer); ++stage, ++rows) {
         const int groups = common.groups[stage], first_group = common.first_group[stage];
-        if (groups == 0 && stage != kHead) continue;
+        ClusterBarrier* const on_row = &common.on_row[rows & 1U];
+        const auto wait_for_row = [&] {
+          wait(on_row, rows >> 1 & 1U);
+          if (lane == 0) arrive(on_row);  // the row after the next may come
+          clock.lap(2 * stage);
+        };
+        if (groups == 0 && stage != kHead) {
+          wait_for_row();
+          continue;
+        }
         // What does not depend on the codes comes before the wait for them.
         const float* scales = params + at.params.scales +
                               (stage == kMixerIn    ? 0
@@ -287,30 +299,57 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
                 ? a.hidden_out + static_cast<idx>(step) * w.hidden
                 : nullptr;
         const Share share = shares[stage];
-        const auto* const codes = reinterpret_cast<const std::int8_t*>(shared + at.codes);
-        const auto wait_here = [&] {
-          wait_for_codes();
-          clock.lap(2 * stage);
-        };
+        auto* const codes = reinterpret_cast<std::int8_t*>(shared + at.codes);
+        // The row comes, becomes codes, and meets the weights.
+        const NormInput input{
+            reinterpret_cast<const float*>(shared + at.rows) + (rows & 1U) * at.row_floats,
+            common.sums[rows & 1U],
+            stage == kMixerIn ? params + at.params.attn_norm
+            : stage == kMlpIn ? params + at.params.mlp_norm
+                              : w.norm,
+            {stage == kMixerIn    ? params + at.params.i_norm
+             : stage == kMixerOut ? params + at.params.o_norm
+             : stage == kMlpIn    ? params + at.params.gate_norm
+             : stage == kMlpOut   ? params + at.params.down_norm
+                                  : w.head_norm,
+             params + at.params.f_norm, params + at.params.g_in_norm},
+            stage == kMixerOut ? mixer
+            : stage == kMlpOut ? mlp
+                               : hidden,
+            w.eps};
+        float code_scale[3];
+        const auto codes_made = [&] { clock.add(2 * kDecodeStages + stage); };
         constexpr int kTilesD = (ED + 1) / 2, kTilesF = (EF + 1) / 2;  // of 8 warps at most
         int* const own = parts + warp;
         int used;
         if (stage == kMixerIn) {
-          used = stream.multiply<3, true, kTilesD>(share, codes, at.code_stride, own, wait_here);
-        } else if (stage == kMlpOut) {
-          used = stream.multiply<2, false, kTilesF>(share, codes, 0, own, wait_here);
+          used = stream.multiply<3, true, kTilesD>(share, codes, at.code_stride, own, [&] {
+            make_codes<3, true, kTilesD>(input, share, codes, at.code_stride, common, code_scale,
+                                         wait_for_row);
+            codes_made();
+          });
         } else if (stage == kMixerOut) {
-          used = stream.multiply<2, false, kTilesD>(share, codes, 0, own, wait_here);
+          used = stream.multiply<2, false, kTilesD>(share, codes, 0, own, [&] {
+            make_codes<1, false, kTilesD>(input, share, codes, 0, common, code_scale, wait_for_row);
+            codes_made();
+          });
+        } else if (stage == kMlpOut) {
+          used = stream.multiply<2, false, kTilesF>(share, codes, 0, own, [&] {
+            make_codes<1, false, kTilesF>(input, share, codes, 0, common, code_scale, wait_for_row);
+            codes_made();
+          });
         } else {
-          used = stream.multiply<4, false, kTilesD>(share, codes, 0, own, wait_here);
+          used = stream.multiply<4, false, kTilesD>(share, codes, 0, own, [&] {
+            make_codes<1, true, kTilesD>(input, share, codes, 0, common, code_scale, wait_for_row);
+            codes_made();
+          });
         }
-        sync_warps<kProductThreads>(kProductBarrier);
-        const float4 code_scale = *reinterpret_cast<const float4*>(common.scale);
+        sync_warps();
         if (stage == kHead) {
           unsigned long long key = 0;
-          for (int i = tid; i < groups * 16; i += kProductThreads) {
+          for (int i = tid; i < groups * 16; i += kThreads) {
             const int id = first_group * 16 + i;
-            const float v = product(i) * code_scale.x * w.head_scale;
+            const float v = product(i) * code_scale[0] * w.head_scale;
             if (id >= w.vocab) continue;
             if (a.logits != nullptr && step + 1 == a.steps) a.logits[id] = v;
             const unsigned long long mine = rank_key(v, id);
@@ -318,9 +357,9 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
           }
           key = warp_max64(key);
           if (lane == 0) best[warp] = key;
-          sync_warps<kProductThreads>(kProductBarrier);
+          sync_warps();
           if (warp == 0) {
-            key = warp_max64(lane < kProductWarps ? best[lane] : 0ULL);
+            key = warp_max64(lane < kWarps ? best[lane] : 0ULL);
             if (lane == 0)
               put_packet(reinterpret_cast<Packet*>(exchange + at.best) + blockIdx.x,
                          __uint_as_float(static_cast<unsigned>(key >> 32)),
@@ -339,9 +378,9 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
               bound = __ldg(params + at.params.bound + k);
             }
             const int i = n * 48 + l16;
-            const float i_pre = product(i) * code_scale.x * scale0;
-            const float f_pre = product(i + 16) * code_scale.y * scale1;
-            const float g = product(i + 32) * code_scale.z * scale2;
+            const float i_pre = product(i) * code_scale[0] * scale0;
+            const float f_pre = product(i + 16) * code_scale[1] * scale1;
+            const float g = product(i + 32) * code_scale[2] * scale2;
             float of[2];
             sigmoids_of({i_pre, f_pre}, of);
             const float gate = bound + (1.0F - bound) * of[1];
@@ -355,8 +394,8 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
           for (int n = hw; n < groups; n += kHalfWarps, k += 16 * kHalfWarps) {
             if (k >= width) break;
             const int i = n * 32 + l16;
-            const float p = product(i) * code_scale.x * scale0;
-            const float q = product(i + 16) * code_scale.x * scale1;
+            const float p = product(i) * code_scale[0] * scale0;
+            const float q = product(i + 16) * code_scale[0] * scale1;
             put_value(to, silu_of(p) * q, epoch);
             to += 8 * 16 * kHalfWarps;
           }
@@ -366,7 +405,7 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
             if (k >= width) break;
             const int i = n * 16 + l16;
             if (n != hw) before = own_x[i];
-            const float v = before + product(i) * code_scale.x * scale0;
+            const float v = before + product(i) * code_scale[0] * scale0;
             put_value(to, v, epoch);
             own_x[i] = v;
             if (hidden_out != nullptr) hidden_out[k] = v;
@@ -377,8 +416,11 @@ __device__ __forceinline__ void run_product_warp(const Decode& a, const Layout& 
         clock.lap(2 * stage + 1);
       }
     }
+    if (step < course.first_head) {
+      sync_cluster();
+      continue;
+    }
     __syncthreads();
-    if (step < course.first_head) continue;
     token = common.token;
     clock.lap(2 * kHead);
     if (course.ends_with(token)) break;

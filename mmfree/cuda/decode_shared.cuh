@@ -10,16 +10,17 @@ namespace mmfree::cuda {
 enum StageIndex { kMixerIn, kMixerOut, kMlpIn, kMlpOut, kHead };
 
 inline constexpr int kCluster = 8;  // blocks
-inline constexpr int kNormWarps = 8;
-inline constexpr int kNormThreads = 32 * kNormWarps;
-inline constexpr int kNormLanes = static_cast<int>(kSumLanes) / kNormThreads;  // of a thread
-inline constexpr int kProductWarps = 8;
-inline constexpr int kProductThreads = 32 * kProductWarps;
-inline constexpr int kBlockThreads = kProductThreads + kNormThreads;
+inline constexpr int kWarps = 8;    // that normalise and multiply
+inline constexpr int kThreads = 32 * kWarps;
+inline constexpr int kExchangeWarps = kSumGroups / kCluster;  // one for each group of the sums
+inline constexpr int kBlockThreads = kThreads + 32 * kExchangeWarps;
 inline constexpr int kSlots = 32;  // of a warp's ring of tiles
 
 // Tiles of a row that a warp has at most, and where a block's rows have three rows of codes.
 inline constexpr int kMostTiles = 8, kMostTilesOfThree = 4;
+
+// Below, square roots of sums could leave what reciprocal_rms_of() takes.
+inline constexpr float kLeastEps = 1e-12F;
 
 struct StageShape {
   int row_tiles, group, depth;  // rows of tiles of each of `group` matrices, tiles a row
@@ -40,31 +41,21 @@ struct Share {
   int k, count, rows;
 };
 
+// Sums of squares of a row as the exchange warps of a cluster tell them to each other and to all:
+// by group of lanes, of x and of x times the outer gain.
 struct Common {
-  // Of the norm warps: sums of the groups of lanes, of a first norm and of the next; maxima by
-  // matrix and warp.
-  alignas(16) float first[2 * kSumGroups];
-  alignas(16) float parts[2 * kSumGroups];
-  alignas(16) unsigned maxima[3][kNormWarps];
-  // Of codes, by matrix.
-  alignas(16) float scale[4];
+  alignas(16) float sums[2][2][kSumGroups];               // of two rows, in turn
+  alignas(16) float first[kSumGroups];                    // of the gated norm, among exchange warps
+  alignas(16) unsigned maxima[3][kWarps];                 // by matrix
   int first_group[kDecodeStages], groups[kDecodeStages];  // of 16 outputs, this block's
   std::int32_t token;
-  ClusterBarrier on_row[2], on_weights[kProductWarps];
+  ClusterBarrier on_row[2], on_first, on_weights[kWarps];
   unsigned long long clocks[3 * kDecodeStages];  // as Decode::clocks, of this block
 };
 
-// Named barriers of a block.
-enum BarrierIndex { kNormBarrier = 1, kProductBarrier, kCodesBarrier };
-template <int kThreads>
-__device__ __forceinline__ void sync_warps(BarrierIndex b) {
-  asm volatile("bar.sync %0, %1;" ::"r"(static_cast<int>(b)), "n"(kThreads) : "memory");
-}
-__device__ __forceinline__ void announce_codes() {
-  asm volatile("bar.arrive %0, %1;" ::"n"(static_cast<int>(kCodesBarrier)), "n"(kBlockThreads) : "memory");
-}
-__device__ __forceinline__ void wait_for_codes() {
-  asm volatile("bar.sync %0, %1;" ::"n"(static_cast<int>(kCodesBarrier)), "n"(kBlockThreads) : "memory");
+// Of the warps that normalise and multiply.
+__device__ __forceinline__ void sync_warps() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
 }
 
 // What all threads count alike.
@@ -83,6 +74,9 @@ struct Course {
   }
   __device__ __forceinline__ bool ends_with(std::int32_t token) const {
     return token < 0 || token == a.eos;
+  }
+  __device__ __forceinline__ int width(int stage) const {
+    return stage == kMixerOut ? a.w.mixer : stage == kMlpOut ? a.w.mlp : a.w.hidden;
   }
   // One block's time is taken; where there are fewer rows of tiles than blocks, one that has some.
   __device__ __forceinline__ bool measured() const {

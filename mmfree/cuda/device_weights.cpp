@@ -106,10 +106,11 @@ void upload_all(const Ctx& ctx, const PackedModel& base, idx layers, const F& la
   float* norms = nullptr;
   float* slack = nullptr;
   std::uint8_t* table = nullptr;
+  const idx norm_stride = (d + 31) / 32 * 32;  // gains are read four at a time
   const auto take = [&] {
     tile_memory = store.memory.take<std::uint8_t>(layers * tiles.bytes + head_bytes);
     param_memory = store.memory.take<float>(layers * params.floats);
-    norms = store.memory.take<float>(2 * d + 1);
+    norms = store.memory.take<float>(2 * norm_stride + 1);
     // Threads read gains up to the next multiple of all items they hold.
     slack = store.memory.take<float>(kGainSlack);
     table = store.memory.take<std::uint8_t>(static_cast<idx>(base.embedding.bytes));
@@ -166,7 +167,7 @@ void upload_all(const Ctx& ctx, const PackedModel& base, idx layers, const F& la
        .params = param_memory,
        .head = nullptr,
        .norm = norms,
-       .head_norm = norms + d,
+       .head_norm = norms + norm_stride,
        .head_scale = head.scale,
        .embedding = table,
        .embedding_bits = embedding_bits(base.embedding)};
@@ -177,11 +178,11 @@ void upload_all(const Ctx& ctx, const PackedModel& base, idx layers, const F& la
   to_device(tile_memory + layers * tiles.bytes, staged.data(), static_cast<std::size_t>(head_bytes),
             "uploading the head");
   to_device(norms, base.norm, static_cast<std::size_t>(d) * sizeof(float), "uploading gains");
-  to_device(norms + d, base.head_norm, static_cast<std::size_t>(d) * sizeof(float),
+  to_device(norms + norm_stride, base.head_norm, static_cast<std::size_t>(d) * sizeof(float),
             "uploading gains");
   store.final_gain.assign(base.norm, base.norm + d);
-  store.head_scale = norms + 2 * d;
-  to_device(norms + 2 * d, &head.scale, sizeof(float), "uploading a scale");
+  store.head_scale = norms + 2 * norm_stride;
+  to_device(norms + 2 * norm_stride, &head.scale, sizeof(float), "uploading a scale");
   if (progress) progress("bytes", total, total);
 }
 
