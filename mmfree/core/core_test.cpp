@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <thread>
 #include <vector>
 
 #include "mmfree/core/buffer.h"
@@ -13,6 +15,8 @@
 #include "mmfree/core/file.h"
 #include "mmfree/core/parallel.h"
 #include "mmfree/core/rng.h"
+#include "mmfree/core/share.h"
+#include "mmfree/core/team.h"
 #include "mmfree/core/types.h"
 #include "tests/support/temp_dir.h"
 
@@ -51,6 +55,60 @@ TEST(Types, HalfRoundsToNearestEvenBetweenNeighbours) {
   EXPECT_EQ(float_to_f16(65520.0F), 0x7c00);
   EXPECT_EQ(float_to_f16(1e30F), 0x7c00);
   EXPECT_TRUE(std::isnan(bf16_to_float(float_to_bf16(std::numeric_limits<float>::quiet_NaN()))));
+}
+
+TEST(Share, TheOwnerTakesFromTheFrontAndOthersFromTheBack) {
+  Share share;
+  EXPECT_EQ(share.take_first(), -1);
+  EXPECT_EQ(share.take_last(), -1);
+  share.deal(3, 8);
+  EXPECT_EQ(share.take_first(), 3);
+  EXPECT_EQ(share.take_last(), 7);
+  EXPECT_EQ(share.take_last(), 6);
+  EXPECT_EQ(share.take_first(), 4);
+  EXPECT_EQ(share.take_last(), 5);
+  EXPECT_EQ(share.take_first(), -1);
+  EXPECT_EQ(share.take_last(), -1);
+  share.deal(0, 1);
+  EXPECT_EQ(share.take_first(), 0);
+  EXPECT_EQ(share.take_first(), -1);
+  share.deal(5, 5);
+  EXPECT_EQ(share.take_last(), -1);
+}
+
+// The owner and another thread at the same part at the same time, again and again.
+TEST(Share, EveryPieceIsTakenOnceWhoeverIsQuicker) {
+  constexpr idx kPieces = 100000;  // long enough for both to be at it
+  constexpr int kRounds = 20;
+  Share share;
+  std::vector<std::atomic<int>> taken(kPieces);
+  std::atomic<int> wrong{0};
+  run_team(Ctx{2}, [&](const Team& team) {
+    for (int round = 0; round < kRounds; ++round) {
+      if (team.rank == 0) share.deal(0, kPieces);
+      team.sync();
+      const auto take = [&] { return team.rank == 0 ? share.take_first() : share.take_last(); };
+      for (idx b = take(); b >= 0; b = take()) ++taken[static_cast<std::size_t>(b)];
+      team.sync();
+      if (team.rank == 0)
+        for (std::atomic<int>& t : taken) wrong += t.exchange(0) != 1;
+    }
+  });
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(Team, WhoWaitsCallsMeanwhileUntilTheLastOneArrives) {
+  std::atomic<bool> called{false};
+  std::atomic<int> arrived{0}, seen{0};
+  run_team(Ctx{2}, [&](const Team& team) {
+    if (team.rank == 0 && team.size == 2)
+      while (!called) std::this_thread::yield();  // ends only if the other calls while it waits
+    ++arrived;
+    team.sync([&] { called = true; });
+    if (arrived == team.size) ++seen;
+    if (team.rank == 0 && team.size == 1) ++seen;
+  });
+  EXPECT_EQ(seen, 2);
 }
 
 TEST(Buffer, IsAlignedAndZeroAtEverySize) {

@@ -16,6 +16,11 @@ namespace mmfree {
 class Barrier {
  public:
   void wait(int threads) noexcept {
+    wait(threads, [] { pause(); });
+  }
+  // Calls meanwhile() as often as it looks whether the others are there.
+  template <class F>
+  void wait(int threads, const F& meanwhile) noexcept {
     if (threads == 1) return;
     const std::uint32_t turn = turn_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
@@ -26,14 +31,11 @@ class Barrier {
     }
     for (int spin = 0; spin < kSpins; ++spin) {
       if (turn_.load(std::memory_order_acquire) != turn) return;
-      pause();
+      meanwhile();
     }
     while (turn_.load(std::memory_order_acquire) == turn)
       turn_.wait(turn, std::memory_order_acquire);
   }
-
- private:
-  static constexpr int kSpins = 2000;
   static void pause() noexcept {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -41,6 +43,9 @@ class Barrier {
     asm volatile("yield");
 #endif
   }
+
+ private:
+  static constexpr int kSpins = 2000;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<std::uint32_t> turn_{0};
 };
@@ -50,6 +55,10 @@ struct Team {
   int size = 1;
   Barrier* barrier = nullptr;
   void sync() const noexcept { barrier->wait(size); }
+  template <class F>
+  void sync(const F& meanwhile) const noexcept {
+    barrier->wait(size, meanwhile);
+  }
   // This thread's part of n pieces of equal work: contiguous, the same at every call.
   idx begin(idx n) const { return n * rank / size; }
   idx end(idx n) const { return n * (rank + 1) / size; }

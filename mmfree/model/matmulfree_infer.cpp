@@ -122,6 +122,7 @@ class Worker {
     const idx c0 = b * kBlockOutputs;
     const idx n_channels = std::min(kBlockOutputs, m - c0);
     if (p_.sequence != nullptr) prefetch(p_.sequence->layer(layer), c0, c0 + n_channels);
+    for (SessionState* state : p_.sequences) prefetch(state->layer(layer), c0, c0 + n_channels);
     prefetch(n.bound, c0, c0 + n_channels);
     product(w.i, b, 0, own_.y[0].data(), kBlockOutputs);
     product(w.f, b, 1, own_.y[1].data(), kBlockOutputs);
@@ -289,12 +290,17 @@ class Worker {
     end_ = w.blocks + (first + n) * w.block_stride;
     Share& mine = s_.shares[static_cast<std::size_t>(team_.rank)];
     mine.deal(first, first + n);
+    const idx lead = std::max<idx>(0, asked_ - kTileAhead);
     for (idx b = mine.take_first(); b >= 0; b = mine.take_first()) {
       if (alone())
         for (const float* gain : gains.of)
           prefetch(gain, (b - first) * gains.width / n, (b - first + 1) * gains.width / n);
+      // What was asked for in advance shrinks to nothing over the stage: else kernels, which are
+      // faster than the memory, would use it up at once while nothing is asked for.
+      lead_ = lead * (first + n - b) / n;
       f(b);
     }
+    lead_ = 0;
     for (int i = 1; i < team_.size; ++i) {
       Share& other = s_.shares[static_cast<std::size_t>((team_.rank + i) % team_.size)];
       for (idx b = other.take_last(); b >= 0; b = other.take_last()) {
@@ -302,8 +308,7 @@ class Worker {
         f(b);
       }
     }
-    touch();
-    team_.sync();
+    ask_and_sync();
     lap(stage);
   }
 
@@ -324,7 +329,8 @@ class Worker {
                         .add = add,
                         .scratch = own_.codes.data(),
                         .end = end_,
-                        .next = next_});
+                        .next = next_,
+                        .lead = lead_});
   }
 
   // Block b of y (R, O), through `edge` (R, 64) where the block is not full.
@@ -341,12 +347,27 @@ class Worker {
       std::memcpy(to + r * stride, from + r * kBlockOutputs, static_cast<std::size_t>(n) * 4);
   }
 
-  // Starts reading this thread's first weights of the next stage, which has a norm before it. The
-  // product may have gone further; not all variants do.
-  void touch() const {
-    for (idx i = 0; i < kTouchBytes; i += 64) __builtin_prefetch(next_ + i, 0, i < 2048 ? 3 : 2);
+  // Starts reading this thread's first weights of the next stage, which has a norm before it, and
+  // goes on with that while others are not done: a core reads no faster later.
+  void ask_and_sync() {
+    asked_ = 0;
+    while (asked_ < kTouchBytes) ask();
+    team_.sync([this] {
+      if (alone() && asked_ < kMostAsked)
+        ask();
+      else
+        Barrier::pause();
+    });
+  }
+  void ask() {
+    if (asked_ < 2048)
+      __builtin_prefetch(next_ + asked_, 0, 3);
+    else
+      __builtin_prefetch(next_ + asked_, 0, 2);
+    asked_ += 64;
   }
   static constexpr idx kTouchBytes = 6144;
+  static constexpr idx kMostAsked = 131072;
 
   // ---- what is looked at from outside, by thread 0
 
@@ -384,6 +405,8 @@ class Worker {
   idx rows_;                           // R
   const std::uint8_t* end_ = nullptr;  // of the weights that this thread reads in this stage
   const std::uint8_t* next_ = nullptr;
+  idx asked_ = 0;  // bytes of the next stage's weights that are asked for already
+  idx lead_ = 0;   // TileProduct::lead
   Clock::time_point last_;
 };
 

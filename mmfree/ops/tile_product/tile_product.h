@@ -28,7 +28,11 @@ struct TileProduct {
   // known.
   const std::uint8_t* end = nullptr;
   const std::uint8_t* next = nullptr;
+  // Bytes beyond kTileAhead that the caller has asked for already: kernels go on behind them.
+  idx lead = 0;
 };
+// How far ahead of their use kernels ask for weights.
+inline constexpr idx kTileAhead = 20480;
 
 // Bytes of unpacked codes of one block.
 constexpr idx tile_scratch_bytes(idx in) {

@@ -24,21 +24,29 @@ namespace {
 // Lines are asked for twice: far ahead into the second-level cache, close ahead into the first.
 // With arithmetic between the loads the hardware's own prefetch keeps too few reads under way.
 constexpr idx kNearBytes = 1024;
-constexpr idx kFarBytes = 20480;
 
 // What is far ahead, going on at TileProduct::next after ::end.
 class Ahead {
  public:
   explicit Ahead(const TileProduct& a)
       : end_(a.end == nullptr ? ~std::uintptr_t{0} : reinterpret_cast<std::uintptr_t>(a.end)),
-        jump_(reinterpret_cast<std::uintptr_t>(a.next) - end_) {}
+        jump_(reinterpret_cast<std::uintptr_t>(a.next) - end_) {
+#ifdef MMFREE_VBMI
+    distance_ += static_cast<std::uintptr_t>(a.lead);
+#endif
+  }
   const char* of(const std::uint8_t* p) const {
-    const std::uintptr_t far = reinterpret_cast<std::uintptr_t>(p) + kFarBytes;
+    const std::uintptr_t far = reinterpret_cast<std::uintptr_t>(p) + distance_;
     return reinterpret_cast<const char*>(far + (far >= end_ ? jump_ : 0));
   }
 
  private:
   std::uintptr_t end_, jump_;
+#ifdef MMFREE_VBMI
+  std::uintptr_t distance_ = kTileAhead;
+#else
+  static constexpr std::uintptr_t distance_ = kTileAhead;  // split() leaves no register for more
+#endif
 };
 
 // Both are tied to a value on its way into a multiplication, which spreads them evenly over the
@@ -304,6 +312,9 @@ inline void unpack_block(const std::uint8_t* block, idx steps, const Ahead& ahea
   }
 }
 
+// Unpacked codes come from the second-level cache, asked for this many bytes ahead.
+constexpr idx kCodesAhead = 1536;
+
 // sums (kRows, 64) = or += kRows tokens x 64 outputs from unpacked codes.
 template <int kRows>
 inline void many_sums(const std::uint8_t* codes, idx quads, const std::int8_t* q, idx q_stride,
@@ -317,7 +328,11 @@ inline void many_sums(const std::uint8_t* codes, idx quads, const std::int8_t* q
   for (idx k = 0; k < quads; ++k) {
     __m512i w[4];
 #pragma GCC unroll 8
-    for (int g = 0; g < 4; ++g) w[g] = _mm512_load_si512(codes + k * 256 + 64 * g);
+    for (int g = 0; g < 4; ++g) {
+      w[g] = _mm512_load_si512(codes + k * 256 + 64 * g);
+      _mm_prefetch(reinterpret_cast<const char*>(codes + k * 256 + 64 * g + kCodesAhead),
+                   _MM_HINT_T0);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const __m512i x = broadcast4(q + r * q_stride + 4 * k);
