@@ -46,6 +46,7 @@ def synthesise(name, job):
     run([yosys, "-q", "-p", script], f"pnr/{name}_yosys.log")
     if not netlist.exists() or netlist.read_bytes() != fresh.read_bytes():
         fresh.replace(netlist)
+    fresh.unlink(missing_ok=True)
     return netlist, version([yosys, "-V"])
 
 
