@@ -10,7 +10,7 @@ hw/synth/area.py
 hw/synth/sta.py
 hw/synth/pnr.py row_hx8k 1 2 3 4 5
 hw/synth/pnr.py tile_ecp5 1 2 3
-hw/synth/pnr.py tile_gowin 1
-hw/synth/pnr.py core_ecp5 1
+hw/synth/pnr.py tile_gowin 1 2 3
+hw/synth/pnr.py core_ecp5 1 2 3
 hw/synth/cells.py
 hw/synth/report.py

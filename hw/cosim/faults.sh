@@ -55,7 +55,7 @@ inject() {
   sed -i "$2" "$work/bad/$1"
   try "$work/bad" $4 || result=$?
   [ $result -ne 2 ] || { echo "faults.sh: the fault '$3' does not compile" >&2; exit 1; }
-  [ $result -eq 1 ] || echo "faults.sh: not caught: $1: $3" >&2
+  echo "faults.sh: $([ $result -eq 1 ] && echo caught || echo not caught): $1: $3" >&2
   total=$((total + 1))
   caught=$((caught + result))
   rows="$rows${rows:+,}

@@ -45,7 +45,7 @@ module fetch (
   // The prefetcher's own registers, connected by run.sh, for what induction must know of them.
   (* keep *) logic [1:0] b_queue_in_q, b_queue_out_q;
   (* keep *) logic [31:0] b_queue_beat_0, b_queue_beat_1, b_queue_len_0, b_queue_len_1, b_beat_q, b_left_q, b_burst_q;
-  (* keep *) logic b_sized_q, b_room_q, b_pop_q;
+  (* keep *) logic b_sized_q, b_room_q, b_pop_q, b_filled_q, b_none_left_q, b_ends_q;
   (* keep *) logic [1:0] b_fifo_0, b_fifo_1, b_fifo_2, b_fifo_3;
   (* keep *) logic [2:0] b_in_q, b_out_q, b_promised_q;
   (* keep *) logic [1:0] b_outstanding_q;
@@ -137,6 +137,8 @@ module fetch (
       assert (b_in_q - b_out_q == in_fifo[2:0] && in_fifo <= 5'(Fifo));
       assert (b_promised_q == under_way[2:0] + {2'd0, b_pop_q} && under_way + {4'd0, b_pop_q} <= 5'(Fifo));
       assert (in_fifo <= under_way);
+      assert (b_filled_q == (in_fifo != 5'd0) && b_none_left_q == (b_left_q == 32'd0));
+      if (b_sized_q) assert (b_ends_q == (b_burst_q == b_left_q));
       assert (to_come == open0 + open1 && open0 <= 5'(Burst) && open1 <= 5'(Burst));
       assert (open1 == 5'd0 || open0 != 5'd0);
       assert (b_outstanding_q == {1'b0, open0 != 5'd0} + {1'b0, open1 != 5'd0});

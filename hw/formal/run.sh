@@ -45,7 +45,7 @@ prove() {
 }
 prove trits bmc 1 $rtl/mmf_core_trits.sv
 prove sfu bmc 33 $rtl/mmf_core_sfu.sv
-prove fetch sat 2 $rtl/mmf_core_fetch.sv queue_in_q queue_out_q queue_beat.0 queue_beat.1 queue_len.0 queue_len.1 beat_q left_q burst_q sized_q room_q pop_q \
+prove fetch sat 2 $rtl/mmf_core_fetch.sv queue_in_q queue_out_q queue_beat.0 queue_beat.1 queue_len.0 queue_len.1 beat_q left_q burst_q sized_q room_q pop_q filled_q none_left_q ends_q \
   fifo.0 fifo.1 fifo.2 fifo.3 in_q out_q promised_q outstanding_q
 prove board induction 3 $rtl/mmf_core_board.sv ld_w vec_r vec_w sfu_r sfu_w tile_r tile_w drain_r drain_w
 exit $failed

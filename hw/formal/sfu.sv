@@ -12,7 +12,7 @@ module sfu (input logic clk_i);
   always_ff @(posedge clk_i) if (at != 7'd127) at <= at + 7'd1;
   mmf_core_sfu #(.M(M)) dut (
     .clk_i, .rst_ni(rst_n), .start_i(at == 7'd1), .fn_i(root ? 4'(mmf_isa_pkg::FN_RSQ) : 4'(mmf_isa_pkg::FN_RCP)), .frac_i(6'd0),
-    .a_i({{9{e[6]}}, e, m}), .b_i({(M+16){1'b0}}), .busy_o(busy), .done_o(done), .result_o(result));
+    .a_i({{9{e[6]}}, e, m}), .b_i({(M+16){1'b0}}), .busy_o(busy), .ends_o(), .done_o(done), .result_o(result));
 
   // 127 / a: q = floor((127 << 9) / m), of 8 or 9 bits, as a scale {shift, mantissa}.
   logic [M+15:0] divided;

@@ -127,16 +127,25 @@ module mmf_core #(
   assign skip = ins[mmf_isa_pkg::FLAGS_LSB] && !logits_q;
 
   // Resources that the instruction reads and writes; whether this core can execute it. Decoded as the program is written.
-  localparam int DecodedW = 2*NR + 5;
+  localparam int DecodedW = 2*NR + 14;
   (* ram_style = "distributed" *) logic [DecodedW-1:0] decoded_mem [0:ProgramSize-1];
   logic [NR-1:0] reads, writes, reads_d, writes_d;
   logic [2:0] unit_d;
   logic [3:0] epi;
   logic legal, known_d, legal_d;
+  logic [4:0] second, second_d;    // the scalar register that is read beside ins[28:24]
+  logic cools, cools_d;            // a temperature instead of it
+  logic idles, idles_d;            // HALT, FENCE and TOK wait for all units
+  logic halts, halts_d, appends, appends_d;
   logic decoded_we_q;
   logic [PW-1:0] decoded_addr_q;
   logic [DecodedW-1:0] decoded_q;
   assign epi = ins[mmf_isa_pkg::F_TMM_EPI_LSB +: 4];
+  assign second_d = prog_data_q[7:0] == mmf_isa_pkg::OP_QNT ? prog_data_q[mmf_isa_pkg::F_QNT_R_LSB +: 5] : prog_data_q[36:32];
+  assign cools_d = prog_data_q[7:0] == mmf_isa_pkg::OP_SFU && prog_data_q[mmf_isa_pkg::F_SFU_FN_LSB +: 4] == 4'(mmf_isa_pkg::FN_SCT);
+  assign halts_d = prog_data_q[7:0] == mmf_isa_pkg::OP_HALT;
+  assign idles_d = halts_d || prog_data_q[7:0] == mmf_isa_pkg::OP_FENCE || prog_data_q[7:0] == mmf_isa_pkg::OP_TOK;
+  assign appends_d = prog_data_q[7:0] == mmf_isa_pkg::OP_WST || prog_data_q[7:0] == mmf_isa_pkg::OP_EMB;
   mmf_core_decode #(.Width(Width), .Streams(Streams), .Ports(Ports)) u_decode (
     .ins_i(prog_data_q), .unit_o(unit_d), .reads_o(reads_d), .writes_o(writes_d), .known_o(known_d), .legal_o(legal_d)
   );
@@ -147,11 +156,11 @@ module mmf_core #(
     if (prog_we_q) program_mem[prog_addr_q] <= prog_data_q;
     decoded_we_q <= prog_we_q && rst_ni;
     decoded_addr_q <= prog_addr_q;
-    decoded_q <= {legal_d, known_d, unit_d, writes_d, reads_d};
+    decoded_q <= {appends_d, halts_d, idles_d, cools_d, second_d, legal_d, known_d, unit_d, writes_d, reads_d};
     if (decoded_we_q) decoded_mem[decoded_addr_q] <= decoded_q;
     if (!run_q || waits || skip || issue) begin
       ins <= ins_next;
-      {legal, known, unit, writes, reads} <= decoded_mem[next_q];
+      {appends, halts, idles, cools, second, legal, known, unit, writes, reads} <= decoded_mem[next_q];
       pc_q <= next_q;
     end
   end
@@ -169,24 +178,26 @@ module mmf_core #(
   logic runs_ready, ctx_ready, order_ready;
   always_comb begin
     case (unit)
-      mmf_isa_pkg::UNIT_LD: unit_free = !ld_busy && order_ready && (op != mmf_isa_pkg::OP_EMB || runs_ready);
+      mmf_isa_pkg::UNIT_LD: unit_free = !ld_busy && order_ready;
       mmf_isa_pkg::UNIT_VEC: unit_free = !vec_busy;
       mmf_isa_pkg::UNIT_SFU: unit_free = !sfu_busy;
       mmf_isa_pkg::UNIT_TMM: unit_free = !tile_busy && !drain && ctx_ready && order_ready;
-      default: unit_free = op == mmf_isa_pkg::OP_WST ? runs_ready
-          : ((op == mmf_isa_pkg::OP_HALT || op == mmf_isa_pkg::OP_FENCE || op == mmf_isa_pkg::OP_TOK) ? all_idle : 1'b1);
+      default: unit_free = 1'b1;
     endcase
+    if ((appends && !runs_ready) || (idles && !all_idle) || (halts && !fetch_idle)) unit_free = 1'b0;
   end
   // A consumer waits for beats that nobody asked for, or the token ends with beats left over.
   logic fetch_idle, starves, starved;  // the last a cycle later
+  logic bad, fails;                    // the instruction cannot be executed, or what it would end is not at its end
   logic [2:0] order_n_q;
   assign starves = order_n_q != 3'd0 && fetch_idle;
   always_comb begin
-    error_now = 8'd0;
+    bad = !known || !legal || (pc_q == prog_last_i && !halts);
+    fails = bad || (halts && all_idle && !fetch_idle);
     if (!known) error_now = 8'(mmf_isa_pkg::ERROR_OPCODE);
     else if (!legal) error_now = 8'(mmf_isa_pkg::ERROR_OPERAND);
-    else if (pc_q == prog_last_i && op != mmf_isa_pkg::OP_HALT) error_now = 8'(mmf_isa_pkg::ERROR_PROGRAM);
-    else if (op == mmf_isa_pkg::OP_HALT && all_idle && !fetch_idle) error_now = 8'(mmf_isa_pkg::ERROR_STREAM);
+    else if (bad) error_now = 8'(mmf_isa_pkg::ERROR_PROGRAM);
+    else error_now = 8'(mmf_isa_pkg::ERROR_STREAM);
   end
   assign waits = bubble_q != 2'd0;
   // Whether the instruction may issue is decided in one cycle and done in the next: what allowed it cannot go away before it issues.
@@ -194,9 +205,9 @@ module mmf_core #(
   logic [7:0] error_ready_code_q;
   always_ff @(posedge clk_i) begin
     starved <= rst_ni && starves;
-    ready_q <= run_q && !starves && !waits && !skip && !issue && error_now == 8'd0 && unit_free;
+    ready_q <= run_q && !starves && !waits && !skip && !issue && !bad && unit_free;
     clear_q <= !hazard;
-    error_ready_q <= run_q && !waits && !skip && !issue && error_now != 8'd0;
+    error_ready_q <= run_q && !waits && !skip && !issue && fails;
     error_ready_code_q <= error_now;
   end
   assign issue = ready_q && clear_q;
@@ -382,29 +393,36 @@ module mmf_core #(
     ld_write_q <= ld_take;
     ld_beat_q <= beat;
     ld_beat_at_q <= ld_at_q;
+    if (issue && unit == mmf_isa_pkg::UNIT_LD) begin
+      ld_q <= 1'b1;
+      ld_op_q <= op;
+      ld_dst_q <= ins[23:16];
+      ld_stream_q <= ins_stream;
+      ld_shift_q <= ins[mmf_isa_pkg::F_EMB_SHIFT_LSB +: 6];
+      ld_len_q <= (op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40]) << SplitW;
+      ld_at_q <= '0;
+      ld_end_q <= (op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40]) << SplitW == 16'd1;
+      ld_pc_q <= pc_q;
+    end else if (ld_take) begin
+      ld_at_q <= ld_at_q + 16'd1;
+      ld_end_q <= ld_at_q + 16'd2 == ld_len_q;
+      if (ld_last) ld_q <= 1'b0;
+    end
     if (!rst_ni) begin
       ld_q <= 1'b0;
       ld_write_q <= 1'b0;
       ld_tail_q <= 1'b0;
-    end else begin
-      if (issue && unit == mmf_isa_pkg::UNIT_LD) begin
-        ld_q <= 1'b1;
-        ld_op_q <= op;
-        ld_dst_q <= ins[23:16];
-        ld_stream_q <= ins_stream;
-        ld_shift_q <= ins[mmf_isa_pkg::F_EMB_SHIFT_LSB +: 6];
-        ld_len_q <= (op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40]) << SplitW;
-        ld_at_q <= '0;
-        ld_end_q <= (op == mmf_isa_pkg::OP_LDS ? 16'd1 : ins[55:40]) << SplitW == 16'd1;
-        ld_pc_q <= pc_q;
-      end else if (ld_take) begin
-        ld_at_q <= ld_at_q + 16'd1;
-        ld_end_q <= ld_at_q + 16'd2 == ld_len_q;
-        if (ld_last) ld_q <= 1'b0;
-      end
     end
     if (ld_write_q && ld_op_q == mmf_isa_pkg::OP_LDC) c_mem[{ld_dst_q[1:0], ld_beat_at_q[WW-1:0]}] <= ld_beat_q;
   end
+
+  // Scalar operands of all units, read a cycle before the instruction may issue: nothing writes them any more when it may.
+  logic [32*Streams-1:0] scalar_a_q, scalar_b_q;
+  always_ff @(posedge clk_i)
+    for (int b = 0; b < Streams; b++) begin
+      scalar_a_q[32*b +: 32] <= s_regs[1024*b + 32*ins[28:24] +: 32];
+      scalar_b_q[32*b +: 32] <= cools ? temperature_q[32*b +: 32] : s_regs[1024*b + 32*second +: 32];
+    end
 
   // ---------------------------------------------------------------- VEC
   logic vec_start, vec_code_we;
@@ -412,10 +430,10 @@ module mmf_core #(
   logic [VW-1:0] vec_addr, vec_code_addr;
   logic [PartW-1:0] vec_part_q;
   logic vec_z_q, vec_qnt_q;
-  logic [1:0] vec_bank_q;
-  logic vec_dst_q;
   logic [4:0] vec_ss_q, vec_mx_q;
   logic vec_ss_we_q, vec_mx_we_q;
+  logic [1:0] vec_bank_q;
+  logic vec_dst_q;
   logic [PW-1:0] vec_pc_q;
   logic [16*VectorLanes-1:0] vec_gains;
   logic [32*Elems*Streams-1:0] x_word_q, z_word_q;
@@ -423,7 +441,7 @@ module mmf_core #(
   logic [8*VectorLanes*Streams-1:0] vec_codes;
   logic [32*Streams-1:0] vec_squares, vec_maximum;
   // Control of the streams' units, all alike: that of stream 0 counts.
-  logic [Streams-1:0] vec_busies, vec_dones, vec_code_wes;
+  logic [Streams-1:0] vec_busies, vec_ends, vec_dones, vec_code_wes;
   logic [VW*Streams-1:0] vec_addrs, vec_code_addrs;
   assign vec_busy = vec_busies[0];
   assign vec_done = vec_dones[0];
@@ -437,7 +455,7 @@ module mmf_core #(
     z_word_q <= z_mem[vec_addr[VW-1:PartW]];
     c_word_q <= c_mem[{vec_bank_q, vec_addr[VW-1:PartW]}];
     vec_part_q <= vec_addr[PartW-1:0];
-    if (vec_start) begin
+    if (!vec_busy) begin
       vec_z_q <= ins[24];
       vec_bank_q <= ins[33:32];
       vec_dst_q <= ins[16];
@@ -459,8 +477,8 @@ module mmf_core #(
       .clk_i, .rst_ni,
       .start_i(vec_start), .quantize_i(op == mmf_isa_pkg::OP_QNT), .raw_i(ins[mmf_isa_pkg::F_STAT_MODE_LSB + 2]),
       .words_i(vec_words), .bits_i(ins[24] ? z_bits_q[32*b +: 32] : x_bits_q[32*b +: 32]),
-      .scale_i(s_regs[1024*b + 32*ins[mmf_isa_pkg::F_QNT_R_LSB +: 5] +: 32]),
-      .busy_o(vec_busies[b]), .done_o(vec_dones[b]), .addr_o(vec_addrs[VW*b +: VW]), .vector_i(operand), .gains_i(vec_gains),
+      .scale_i(scalar_b_q[32*b +: 32]),
+      .busy_o(vec_busies[b]), .ends_o(vec_ends[b]), .done_o(vec_dones[b]), .addr_o(vec_addrs[VW*b +: VW]), .vector_i(operand), .gains_i(vec_gains),
       .code_we_o(vec_code_wes[b]), .code_addr_o(vec_code_addrs[VW*b +: VW]),
       .codes_o(vec_codes[8*VectorLanes*b +: 8*VectorLanes]),
       .squares_o(vec_squares[32*b +: 32]), .maximum_o(vec_maximum[32*b +: 32])
@@ -475,34 +493,27 @@ module mmf_core #(
 
   // ---------------------------------------------------------------- SFU
   logic [32*Streams-1:0] sfu_result;
-  logic [Streams-1:0] sfu_busies, sfu_dones;
+  logic [Streams-1:0] sfu_busies, sfu_ends, sfu_dones;
   assign sfu_busy = sfu_busies[0];
   assign sfu_done = sfu_dones[0];
   logic [4:0] sfu_dst_q;
   logic [PW-1:0] sfu_pc_q;
-  logic sfu_start, sfu_cools;
-  assign sfu_cools = ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4] == 4'(mmf_isa_pkg::FN_SCT);
+  logic sfu_start;
   assign sfu_start = issue && unit == mmf_isa_pkg::UNIT_SFU;
-  // Operands a cycle before the instruction may issue: nothing writes them any more when it may.
   logic [3:0] sfu_fn_q;
   logic [5:0] sfu_frac_q;
   always_ff @(posedge clk_i) begin
-    sfu_fn_q <= sfu_cools ? 4'(mmf_isa_pkg::FN_SCL) : ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4];
+    sfu_fn_q <= cools ? 4'(mmf_isa_pkg::FN_SCL) : ins[mmf_isa_pkg::F_SFU_FN_LSB +: 4];
     sfu_frac_q <= ins[mmf_isa_pkg::F_SFU_FRAC_LSB +: 6];
   end
   for (genvar b = 0; b < Streams; b++) begin : g_sfu
-    logic [31:0] a_q, b_q;
-    always_ff @(posedge clk_i) begin
-      a_q <= s_regs[1024*b + 32*ins[28:24] +: 32];
-      b_q <= sfu_cools ? temperature_q[32*b +: 32] : s_regs[1024*b + 32*ins[36:32] +: 32];
-    end
     mmf_core_sfu u_sfu (
-      .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(sfu_fn_q), .frac_i(sfu_frac_q), .a_i(a_q), .b_i(b_q),
-      .busy_o(sfu_busies[b]), .done_o(sfu_dones[b]), .result_o(sfu_result[32*b +: 32])
+      .clk_i, .rst_ni, .start_i(sfu_start), .fn_i(sfu_fn_q), .frac_i(sfu_frac_q), .a_i(scalar_a_q[32*b +: 32]), .b_i(scalar_b_q[32*b +: 32]),
+      .busy_o(sfu_busies[b]), .ends_o(sfu_ends[b]), .done_o(sfu_dones[b]), .result_o(sfu_result[32*b +: 32])
     );
   end
   always_ff @(posedge clk_i) begin
-    if (sfu_start) begin
+    if (!sfu_busy) begin
       sfu_dst_q <= ins[20:16];
       sfu_pc_q <= pc_q;
     end
@@ -512,22 +523,30 @@ module mmf_core #(
   // of the whole file.
   localparam int Loads = Lanes / 4;          // registers of a beat
   localparam int LoadW = $clog2(Loads);
-  logic lds;
-  logic [4:0] load_first;          // register of the beat's first
+  logic lds_q;
+  logic [4:0] load_first_d, load_first;      // register of the beat's first
   logic [64*Loads-1:0] rotated;
   logic [32*Loads-1:0] loaded;               // [k]: for register k modulo Loads
-  assign lds = ld_write_q && ld_op_q == mmf_isa_pkg::OP_LDS;
-  always_ff @(posedge clk_i) load_first <= ld_dst_q[4:0] + 5'(ld_at_q << LoadW);
+  logic [31:0] load_hits_q, squares_hits_q, maximum_hits_q, sfu_hits_q;  // registers that are written
+  assign load_first_d = ld_dst_q[4:0] + 5'(ld_at_q << LoadW);
+  always_ff @(posedge clk_i) begin
+    lds_q <= rst_ni && ld_take && ld_op_q == mmf_isa_pkg::OP_LDS;
+    load_first <= load_first_d;
+    for (int k = 0; k < 32; k++) load_hits_q[k] <= ld_take && ld_op_q == mmf_isa_pkg::OP_LDS && 5'(k) - load_first_d < 5'(Loads);
+    squares_hits_q <= 32'(vec_ends[0] && vec_ss_we_q) << vec_ss_q;
+    maximum_hits_q <= 32'(vec_ends[0] && vec_mx_we_q) << vec_mx_q;
+    sfu_hits_q <= 32'(sfu_ends[0]) << sfu_dst_q;
+  end
   assign rotated = {ld_beat_q, ld_beat_q} << {load_first[LoadW-1:0], 5'd0};
   assign loaded = rotated[32*Loads +: 32*Loads];
   always_ff @(posedge clk_i) begin
-    if (lds || vec_done || sfu_done)
+    if (lds_q || vec_done || sfu_done)
       for (int b = 0; b < Streams; b++)
         for (int k = 0; k < 32; k++) begin
-          if (lds && 5'(k) - load_first < 5'(Loads)) s_regs[1024*b + 32*k +: 32] <= loaded[32*(k % Loads) +: 32];
-          if (vec_done && vec_ss_we_q && vec_ss_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= vec_squares[32*b +: 32];
-          if (vec_done && vec_mx_we_q && vec_mx_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= vec_maximum[32*b +: 32];
-          if (sfu_done && sfu_dst_q == 5'(k)) s_regs[1024*b + 32*k +: 32] <= sfu_result[32*b +: 32];
+          if (load_hits_q[k]) s_regs[1024*b + 32*k +: 32] <= loaded[32*(k % Loads) +: 32];
+          if (squares_hits_q[k]) s_regs[1024*b + 32*k +: 32] <= vec_squares[32*b +: 32];
+          if (maximum_hits_q[k]) s_regs[1024*b + 32*k +: 32] <= vec_maximum[32*b +: 32];
+          if (sfu_hits_q[k]) s_regs[1024*b + 32*k +: 32] <= sfu_result[32*b +: 32];
         end
   end
 
@@ -558,32 +577,31 @@ module mmf_core #(
     valid1_q <= tile_take;
     first1_q <= k_q == 16'd0;
     last1_q <= k_end_q;
+    if (tile_take) begin
+      k_q <= k_end_q ? 16'd0 : k_q + 16'd1;
+      k_end_q <= k_end_q ? k_last_q == 16'd0 : k_q + 16'd1 == k_last_q;
+      if (k_end_q) begin
+        rows_left_q <= rows_left_q - RowW'(GroupRows);
+        group_end_q <= rows_left_q <= RowW'(2 * GroupRows);
+      end
+      if (tile_last) tile_q <= 1'b0;
+    end
+    if (tmm_issue) begin
+      tile_q <= 1'b1;
+      drain_pc_q <= tile_pc_q;
+      tile_pc_q <= pc_q;
+      k_q <= '0;
+      k_last_q <= (ins[55:40] << SplitW) - 16'd1;
+      k_end_q <= ins[55:40] << SplitW == 16'd1;
+      rows_left_q <= ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24];
+      group_end_q <= ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= RowW'(GroupRows);
+      code_bank_q <= ins[24];
+    end
+    flight_q <= flight_q + {3'd0, tile_take && k_end_q} - {3'd0, group_left};
     if (!rst_ni) begin
       valid1_q <= 1'b0;
       tile_q <= 1'b0;
       flight_q <= '0;
-    end else begin
-      if (tile_take) begin
-        k_q <= k_end_q ? 16'd0 : k_q + 16'd1;
-        k_end_q <= k_end_q ? k_last_q == 16'd0 : k_q + 16'd1 == k_last_q;
-        if (k_end_q) begin
-          rows_left_q <= rows_left_q - RowW'(GroupRows);
-          group_end_q <= rows_left_q <= RowW'(2 * GroupRows);
-        end
-        if (tile_last) tile_q <= 1'b0;
-      end
-      if (tmm_issue) begin
-        tile_q <= 1'b1;
-        drain_pc_q <= tile_pc_q;
-        tile_pc_q <= pc_q;
-        k_q <= '0;
-        k_last_q <= (ins[55:40] << SplitW) - 16'd1;
-        k_end_q <= ins[55:40] << SplitW == 16'd1;
-        rows_left_q <= ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24];
-        group_end_q <= ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24] <= RowW'(GroupRows);
-        code_bank_q <= ins[24];
-      end
-      flight_q <= flight_q + {3'd0, tile_take && k_end_q} - {3'd0, group_left};
     end
   end
   logic [Ports-1:0] group_valids;
@@ -625,10 +643,10 @@ module mmf_core #(
   assign hraddr = hraddrs[HW-1:0];
   assign hwaddr = hwaddrs[HW-1:0];
   assign rbank = rbanks[1:0];
-  logic embeds;
+  logic embeds_q;
   logic [WW-1:0] x_waddr;
-  assign embeds = ld_write_q && ld_op_q == mmf_isa_pkg::OP_EMB;
-  assign x_waddr = embeds ? ld_beat_at_q[WW-1:0] : waddr[EW-1:ElemW];
+  always_ff @(posedge clk_i) embeds_q <= rst_ni && ld_take && ld_op_q == mmf_isa_pkg::OP_EMB;
+  assign x_waddr = embeds_q ? ld_beat_at_q[WW-1:0] : waddr[EW-1:ElemW];
   logic [32*Elems*Streams-1:0] x_row_q;
   logic [Beat-1:0] c_row_q;
   logic [ElemW-1:0] row_at_q;
@@ -659,13 +677,13 @@ module mmf_core #(
       endcase
     end
     // One write port of X: a beat of an embedding or a row. Both write X, so that never both come.
-    if (embeds || (epi_we && wepi == 4'(mmf_isa_pkg::EPI_RESADD)))
+    if (embeds_q || (epi_we && wepi == 4'(mmf_isa_pkg::EPI_RESADD)))
       for (int b = 0; b < Streams; b++)
         for (int j = 0; j < Elems; j++)
-          if (embeds ? ld_stream_q == SW'(b) : waddr[ElemW-1:0] == ElemW'(j))
-            x_mem[x_waddr][32*(Elems*b + j) +: 32] <= embeds ? embedded[32*j +: 32] : v_write[32*b +: 32];
+          if (embeds_q ? ld_stream_q == SW'(b) : waddr[ElemW-1:0] == ElemW'(j))
+            x_mem[x_waddr][32*(Elems*b + j) +: 32] <= embeds_q ? embedded[32*j +: 32] : v_write[32*b +: 32];
     embedded_q <= embedded;
-    bits_write_q <= embeds;
+    bits_write_q <= embeds_q;
     bits_first_q <= ld_beat_at_q == 16'd0;
     if (bits_write_q) x_bits_q[32*ld_stream_q +: 32] <= embedded_bits;
   end
@@ -676,7 +694,7 @@ module mmf_core #(
     end
     mmf_core_epi #(.RowW(RowW), .StateW(HW), .SumW(SumW), .GroupRows(GroupRows)) u_epi (
       .clk_i, .rst_ni,
-      .ctx_valid_i(tmm_issue), .ctx_epi_i(epi), .ctx_scale_i(s_regs[1024*b + 32*ins[36:32] +: 32]),
+      .ctx_valid_i(tmm_issue), .ctx_epi_i(epi), .ctx_scale_i(scalar_b_q[32*b +: 32]),
       .ctx_rows_i(ins[mmf_isa_pkg::F_TMM_ROWS_LSB +: 24]), .ctx_fresh_i(fresh_q[b]),
       .ctx_base_i(state_base_q), .ctx_bank_i(ins[mmf_isa_pkg::F_TMM_BANK_LSB +: 2]), .ctx_ready_o(ctx_readies[b]),
       .noisy_i(temperature_q[32*b +: 16] != 16'd0), .seed_i(seed_q[64*b +: 64]), .position_i(position_q[32*b +: 32]),

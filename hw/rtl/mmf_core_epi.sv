@@ -1,7 +1,7 @@
 // Epilogue: what happens to every row sum of a matrix, one row a cycle: scale, sigmoid, SiLU, forget gate, state update, gating,
 // residual, running maximum, sampling. Groups of sums wait in a FIFO; instructions (contexts) wait in another. EPILOGUE_STAGES (15)
-// from a sum to the write, Late more for ARGMAX and SAMPLE, which keep one row: the next instruction's rows wait as long, so that
-// instructions end in order. mmfree/hw/fixed.h is the arithmetic, bit for bit; mmfree/hw/noise.h of the noise.
+// from a sum to the write, Late more for ARGMAX and SAMPLE, which keep one row. Instructions still end in order: one that is behind
+// them and does not keep a row has at least LEAST_ROWS rows, more than Late. mmfree/hw/fixed.h is the arithmetic, bit for bit; mmfree/hw/noise.h of the noise.
 module mmf_core_epi #(
   parameter int RowW = 16,
   parameter int StateW = 16,       // of an address in H
@@ -69,12 +69,11 @@ module mmf_core_epi #(
   logic [LaneW-1:0] lane_q;
   logic [RowW-1:0] row_q;
   logic active, last_lane, last_row, keeps_row;
-  logic [3:0] pause_q;
   logic [SumW*GroupRows-1:0] head;
   logic ctx;
   assign ctx = ctx_out_q[0];
   assign head = fifo[out_q[GW-1:0]];
-  assign active = in_q != out_q && pause_q == 4'd0;
+  assign active = in_q != out_q;
   assign last_lane = lane_q == LaneW'(GroupRows - 1);
   assign last_row = row_q >= last_row_q[ctx];
   assign keeps_row = epi_q[ctx] == 4'(mmf_isa_pkg::EPI_ARGMAX) || epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE);
@@ -88,10 +87,10 @@ module mmf_core_epi #(
   localparam int W = mmf_num_pkg::EPILOGUE_STAGES - 1;
   logic [W+Late:1] v_q;               // valid
   logic [W+Late:1] first_q, last_q, keeps_q;
-  logic [W+Late-1:1] noisy_q;
-  logic [31:0] logit_q [6:W+Late-1];  // row sum or scaled logit
+  logic [W+Late-2:1] noisy_q;
+  logic [31:0] logit_q [6:W+Late-2];  // row sum or scaled logit
   logic [RowW-1:0] late_row_q [W+1:W+Late];
-  logic signed [mmf_num_pkg::KEY_W-1:0] key_q;
+  logic signed [mmf_num_pkg::KEY_W-1:0] key_q, last_key_q;
   logic signed [mmf_num_pkg::NOISE_W-1:0] noise;
   logic [3:0] e_q [1:W];
   logic [RowW-1:0] r_q [1:W];
@@ -129,6 +128,7 @@ module mmf_core_epi #(
   logic signed [43:0] state14_q;
   logic signed [SumW+14:0] gated14_q;
   logic signed [32:0] residual14_q;
+  logic adds14_q;
 
   // Stage 5: saturate; the gate's input is the state for SWISHG. A number fits if the bits above are its sign, which takes a tree of
   // gates where a comparison would be a chain.
@@ -165,7 +165,7 @@ module mmf_core_epi #(
   always_comb begin
     residual = residual14_q[32] == residual14_q[31] ? residual14_q[31:0] : {residual14_q[32], {31{!residual14_q[32]}}};
     gated = gated14_q[SumW+14:31] == {(SumW-16){gated14_q[SumW+14]}} ? gated14_q[31:0] : {gated14_q[SumW+14], {31{!gated14_q[SumW+14]}}};
-    value = e_q[W] == 4'(mmf_isa_pkg::EPI_RESADD) ? residual : gated;
+    value = adds14_q ? residual : gated;
     bits_next = (first_q[W] ? 32'd0 : bits_q) | (value ^ {32{value[31]}});
   end
   assign we_o = v_q[W];
@@ -178,22 +178,28 @@ module mmf_core_epi #(
   assign bits_o = bits_next;
   assign done_o = (v_q[W] && last_q[W] && !keeps_q[W]) || (v_q[W+Late] && last_q[W+Late] && keeps_q[W+Late]);
 
-  // Stages 6 to CHOICE_STAGES of what keeps a row: sum or scaled logit, the noise of its row, comparison.
+  // Stages 6 to CHOICE_STAGES of what keeps a row: sum or scaled logit, the noise of its row, comparison. A comparison and what it decides
+  // are too much for a cycle, and rows come one a cycle, so each is compared with the best before its predecessor and with its predecessor.
   localparam int NoiseShift = mmf_num_pkg::LOGIT_F - mmf_num_pkg::NOISE_F;
-  logic better;
-  assign better = first_q[W+Late] || key_q > best_key_o;
+  logic counts, over_best_q, over_last_q, takes, took_q;
+  assign counts = v_q[W+Late-1] && keeps_q[W+Late-1];
+  assign takes = took_q ? over_last_q : over_best_q;
   mmf_core_noise u_noise (.clk_i, .seed_i, .position_i, .row_i(24'(row_q)), .noise_o(noise));
   always_ff @(posedge clk_i) begin
     logit_q[6] <= noisy_q[5] ? y_q[5] : 32'(sum_q[5]);
-    for (int s = 7; s <= W + Late - 1; s++) logit_q[s] <= logit_q[s-1];
+    for (int s = 7; s <= W + Late - 2; s++) logit_q[s] <= logit_q[s-1];
     late_row_q[W+1] <= r_q[W];
     for (int s = W + 2; s <= W + Late; s++) late_row_q[s] <= late_row_q[s-1];
-    key_q <= $signed({logit_q[W+Late-1][31], logit_q[W+Late-1]}) +
-             (noisy_q[W+Late-1] ? $signed({{(mmf_num_pkg::KEY_W-mmf_num_pkg::NOISE_W){noise[mmf_num_pkg::NOISE_W-1]}}, noise}) <<< NoiseShift
+    key_q <= $signed({logit_q[W+Late-2][31], logit_q[W+Late-2]}) +
+             (noisy_q[W+Late-2] ? $signed({{(mmf_num_pkg::KEY_W-mmf_num_pkg::NOISE_W){noise[mmf_num_pkg::NOISE_W-1]}}, noise}) <<< NoiseShift
                                 : '0);
-    if (v_q[W+Late] && keeps_q[W+Late] && better) begin
+    last_key_q <= key_q;
+    over_best_q <= counts && (first_q[W+Late-1] || key_q > best_key_o);
+    over_last_q <= counts && (first_q[W+Late-1] || key_q > last_key_q);
+    took_q <= takes;
+    if (takes) begin
       best_row_o <= late_row_q[W+Late];
-      best_key_o <= key_q;
+      best_key_o <= last_key_q;
     end
   end
 
@@ -209,7 +215,7 @@ module mmf_core_epi #(
     if (group_valid_i) fifo[in_q[GW-1:0]] <= group_sums_i;
 
     keeps_q <= {keeps_q[W+Late-1:1], keeps_row};
-    noisy_q <= {noisy_q[W+Late-2:1], noisy_i && epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE)};
+    noisy_q <= {noisy_q[W+Late-3:1], noisy_i && epi_q[ctx] == 4'(mmf_isa_pkg::EPI_SAMPLE)};
     // What only moves on.
     for (int s = 2; s <= W; s++) begin
       e_q[s] <= e_q[s-1];
@@ -282,6 +288,7 @@ module mmf_core_epi #(
     gated14_q <= (SumW+15)'(((SumW+19)'(gated13_q) + (SumW+19)'(8)) >>> 4);
     residual14_q <= $signed({x_q[13][31], x_q[13]}) + $signed({y_q[13][31], y_q[13]});
     t14_q <= t13_q;
+    adds14_q <= e_q[13] == 4'(mmf_isa_pkg::EPI_RESADD);
     // 15
     if (v_q[W]) bits_q <= bits_next;
 
@@ -295,14 +302,12 @@ module mmf_core_epi #(
       v_q <= '0;
       first_q <= '0;
       last_q <= '0;
-      pause_q <= '0;
     end else begin
       if (ctx_valid_i && ctx_ready_o) ctx_in_q <= ctx_in_q + 2'd1;
       if (group_valid_i) in_q <= in_q + 1'b1;
       v_q <= {v_q[W+Late-1:1], active && row_q <= last_row_q[ctx]};
       first_q <= {first_q[W+Late-1:1], row_q == '0};
       last_q <= {last_q[W+Late-1:1], active && last_row && row_q <= last_row_q[ctx]};
-      if (pause_q != 4'd0) pause_q <= pause_q - 4'd1;
       if (active) begin
         row_q <= row_q + 1'b1;
         lane_q <= lane_q + 1'b1;
@@ -312,7 +317,6 @@ module mmf_core_epi #(
           if (last_row) begin
             row_q <= '0;
             ctx_out_q <= ctx_out_q + 2'd1;
-            if (keeps_row) pause_q <= 4'(Late);
           end
         end
       end

@@ -11,6 +11,7 @@ module mmf_core_sfu #(
   input  logic [M+15:0] a_i,
   input  logic [M+15:0] b_i,
   output logic        busy_o,
+  output logic        ends_o,      // done_o in the next cycle
   output logic        done_o,      // one cycle, with result_o
   output logic [M+15:0] result_o
 );
@@ -82,7 +83,9 @@ module mmf_core_sfu #(
     root_low_q <= clamp_exponent(18'(-3*M/2) - half_e);
   end
 
-  assign busy_o = state_q != StIdle;
+  logic busy_q;                    // the state is not StIdle
+  assign busy_o = busy_q;
+  assign ends_o = state_q == StOut;
   assign done_o = state_q == StDone;
   // The last step, in the cycle of done_o: turning into a scale.
   logic signed [17:0] shift_q;
@@ -95,80 +98,76 @@ module mmf_core_sfu #(
   end
 
   always_ff @(posedge clk_i) begin
-    if (!rst_ni) begin
-      state_q <= StIdle;
-    end else begin
-      case (state_q)
-        StIdle: if (start_i) begin
-          fn_q <= fn_i;
-          frac_q <= frac_i;
-          ma_q <= a_i[M-1:0];
-          ea_q <= a_i[M+15:M];
-          mb_q <= b_i[M-1:0];
-          eb_q <= b_i[M+15:M];
-          quo_q <= '0;
-          root_q <= '0;
-          rest_q <= '0;
-          if (fn_i == 4'(mmf_isa_pkg::FN_RSQ)) begin
-            den_q <= a_i[M] ? {a_i[M-1:0], 1'b0} : {1'b0, a_i[M-1:0]};
-            rem_q <= (M+2)'(1) << (M - 2);  // 2^(3M) >> (2M + 2)
-            count_q <= 6'(2*M + 1);
-            state_q <= StDiv;
-          end else if (fn_i == 4'(mmf_isa_pkg::FN_RCP)) begin
-            den_q <= {1'b0, a_i[M-1:0]};
-            rem_q <= (M+2)'(127) << (M - 8);  // (127 << (2M - 7)) >> (M + 1)
-            count_q <= 6'(M);
-            state_q <= StDiv;
-          end else begin
-            state_q <= StMul;
-          end
+    case (state_q)
+      // Operands and first values at any rate, so that the start decides over the state alone.
+      StIdle: begin
+        fn_q <= fn_i;
+        frac_q <= frac_i;
+        ma_q <= a_i[M-1:0];
+        ea_q <= a_i[M+15:M];
+        mb_q <= b_i[M-1:0];
+        eb_q <= b_i[M+15:M];
+        quo_q <= '0;
+        root_q <= '0;
+        rest_q <= '0;
+        if (fn_i == 4'(mmf_isa_pkg::FN_RSQ)) begin
+          den_q <= a_i[M] ? {a_i[M-1:0], 1'b0} : {1'b0, a_i[M-1:0]};
+          rem_q <= (M+2)'(1) << (M - 2);  // 2^(3M) >> (2M + 2)
+          count_q <= 6'(2*M + 1);
+        end else if (fn_i == 4'(mmf_isa_pkg::FN_RCP)) begin
+          den_q <= {1'b0, a_i[M-1:0]};
+          rem_q <= (M+2)'(127) << (M - 8);  // (127 << (2M - 7)) >> (M + 1)
+          count_q <= 6'(M);
         end
-        StMul: begin
-          product_q <= ma_q * mb_q;
-          nothing_q <= ma_q == '0 || mb_q == '0;
-          state_q <= StRound;
-        end
-        StRound: begin
-          mul_m_q <= mul_m;
-          mul_e_q <= mul_e;
-          state_q <= StScale;
-        end
-        StScale: begin
-          if (fn_q != 4'(mmf_isa_pkg::FN_RCP)) result_q <= {clamp_exponent(mul_e_q), mul_m_q};
-          state_q <= StOut;
-        end
-        StOut: state_q <= StDone;
-        StDiv: begin
-          rem_q <= fits ? rem_next - {1'b0, den_q} : rem_next;
-          quo_q <= {quo_q[2*M:0], fits};
-          count_q <= count_q - 6'd1;
-          if (count_q == 6'd0) begin
-            count_q <= 6'(M);
-            state_q <= StRoot;
-            if (fn_q == 4'(mmf_isa_pkg::FN_RCP)) begin
-              state_q <= StScale;
-              frac_q <= 6'd0;
-              // Quotient of M + 1 bits, {quo_q[M-1:0], fits}
-              result_q <= ma_q == '0 ? '0
-                  : quo_q[M-1] ? {div_high_q, quo_q[M-1:0]}
-                  : {div_low_q, quo_q[M-2:0], fits};
-            end
-          end
-        end
-        StRoot: begin
-          quo_q <= {quo_q[2*M-1:0], 2'b00};
-          rest_q <= rest_next >= trial ? rest_next - trial : rest_next;
-          root_q <= {root_q[M-1:0], rest_next >= trial};
-          count_q <= count_q - 6'd1;
-          if (count_q == 6'd0) begin
-            state_q <= StOut;
+        if (start_i) state_q <= fn_i == 4'(mmf_isa_pkg::FN_RSQ) || fn_i == 4'(mmf_isa_pkg::FN_RCP) ? StDiv : StMul;
+      end
+      StMul: begin
+        product_q <= ma_q * mb_q;
+        nothing_q <= ma_q == '0 || mb_q == '0;
+        state_q <= StRound;
+      end
+      StRound: begin
+        mul_m_q <= mul_m;
+        mul_e_q <= mul_e;
+        state_q <= StScale;
+      end
+      StScale: begin
+        if (fn_q != 4'(mmf_isa_pkg::FN_RCP)) result_q <= {clamp_exponent(mul_e_q), mul_m_q};
+        state_q <= StOut;
+      end
+      StOut: state_q <= StDone;
+      StDiv: begin
+        rem_q <= fits ? rem_next - {1'b0, den_q} : rem_next;
+        quo_q <= {quo_q[2*M:0], fits};
+        count_q <= count_q - 6'd1;
+        if (count_q == 6'd0) begin
+          count_q <= 6'(M);
+          state_q <= StRoot;
+          if (fn_q == 4'(mmf_isa_pkg::FN_RCP)) begin
+            state_q <= StScale;
+            frac_q <= 6'd0;
+            // Quotient of M + 1 bits, {quo_q[M-1:0], fits}
             result_q <= ma_q == '0 ? '0
-                : root_q[M-1] ? {root_high_q, root_q[M-1:0]}
-                : {root_low_q, root_q[M-2:0], rest_next >= trial};
+                : quo_q[M-1] ? {div_high_q, quo_q[M-1:0]}
+                : {div_low_q, quo_q[M-2:0], fits};
           end
         end
-        default: state_q <= StIdle;
-      endcase
-    end
+      end
+      StRoot: begin
+        quo_q <= {quo_q[2*M-1:0], 2'b00};
+        rest_q <= rest_next >= trial ? rest_next - trial : rest_next;
+        root_q <= {root_q[M-1:0], rest_next >= trial};
+        count_q <= count_q - 6'd1;
+        if (count_q == 6'd0) begin
+          state_q <= StOut;
+          result_q <= ma_q == '0 ? '0
+              : root_q[M-1] ? {root_high_q, root_q[M-1:0]}
+              : {root_low_q, root_q[M-2:0], rest_next >= trial};
+        end
+      end
+      default: state_q <= StIdle;
+    endcase
+    busy_q <= rst_ni && (busy_q ? state_q != StDone : start_i);
+    if (!rst_ni) state_q <= StIdle;
   end
 endmodule

@@ -14,6 +14,7 @@ module mmf_core_vec #(
   input  logic [31:0]      bits_i,     // OR of v ^ (v >> 31) of the vector
   input  logic [31:0]      scale_i,    // {shift, mantissa}
   output logic             busy_o,
+  output logic             ends_o,     // done_o in the next cycle
   output logic             done_o,
   // Operands: data the cycle after the address.
   output logic [AddrW-1:0] addr_o,
@@ -68,6 +69,7 @@ module mmf_core_vec #(
   endfunction
 
   assign busy_o = busy_q;
+  assign ends_o = quantize_q ? last_q[9] : last_q[12];
   assign done_o = done_q;
   assign addr_o = word_q[AddrW-1:0];
   assign code_we_o = valid_q[10] && quantize_q;
@@ -80,32 +82,33 @@ module mmf_core_vec #(
   assign last_read = reading && word_q + 1'b1 == words_q;
   assign length = length48({16'd0, bits_i});
   always_ff @(posedge clk_i) begin
+    done_q <= ends_o;
+    valid_q <= {valid_q[9:1], reading};
+    last_q <= {last_q[11:1], last_read};
+    if (reading) word_q <= word_q + 1'b1;
+    if (start_i) busy_q <= 1'b1;
+    if (done_q) begin
+      busy_q <= 1'b0;
+      last_q <= '0;  // else the end of codes would become one of statistics
+    end
+    // Taken at any rate until there is a pass.
+    if (!busy_q) begin
+      quantize_q <= quantize_i;
+      raw_q <= raw_i;
+      word_q <= '0;
+      words_q <= words_i;
+      mant_q <= scale_i[15:0];
+      rshift_q <= scale_i[21:16];
+      length_q <= length;
+    end
     if (!rst_ni) begin
       busy_q <= 1'b0;
       done_q <= 1'b0;
       valid_q <= '0;
       last_q <= '0;
-    end else begin
-      done_q <= quantize_q ? last_q[9] : last_q[12];
-      valid_q <= {valid_q[9:1], reading};
-      last_q <= {last_q[11:1], last_read};
-      if (start_i) begin
-        busy_q <= 1'b1;
-        quantize_q <= quantize_i;
-        raw_q <= raw_i;
-        word_q <= '0;
-        words_q <= words_i;
-        mant_q <= scale_i[15:0];
-        rshift_q <= scale_i[21:16];
-        last_q <= '0;
-      end else begin
-        if (reading) word_q <= word_q + 1'b1;
-        if (done_q) busy_q <= 1'b0;
-      end
     end
     addr_q[1] <= word_q[AddrW-1:0];
     for (int i = 2; i <= 10; i++) addr_q[i] <= addr_q[i-1];
-    if (start_i) length_q <= length;
     shift_q <= length_q == 6'd0 ? 7'sd0 : $signed({1'b0, length_q}) - 7'sd15;
     left_q <= shift_q <= 7'sd0;
     left_by_q <= 4'(-shift_q);
@@ -215,7 +218,7 @@ module mmf_core_vec #(
   always_ff @(posedge clk_i) begin
     sum9_q <= sum_all;
     max9_q <= max_all;
-    if (start_i) begin
+    if (!busy_q) begin
       sum_q <= '0;
       max_q <= '0;
     end else if (valid_q[9]) begin

@@ -10,7 +10,7 @@ import sys
 
 from common import BUILD, write_json
 
-UNITS = {"u_tile": "tile", "g_vec[0]": "vector unit", "g_epi[0]": "epilogue", "g_sfu[0]": "scalar unit", "u_fetch": "prefetcher",
+UNITS = {"g_tile[0]": "tile", "g_vec[0]": "vector unit", "g_epi[0]": "epilogue", "g_sfu[0]": "scalar unit", "g_fetch[0]": "prefetcher",
          "u_decode": "decoder", "u_board": "scoreboard", "s_regs": "scalar registers"}
 LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}  # a LUT RAM has four LUTs that store and two that write
 

@@ -3,7 +3,8 @@
 
 Clocks are what the router's static timing analysis gives after routing; nothing ran on a board.
 
-usage: hw/synth/pnr.py RUN [SEED...]      RUN: a key of RUNS; writes docs/results/hw/synth/pnr_RUN.json
+usage: hw/synth/pnr.py RUN [SEED...]      RUN: a key of RUNS; writes docs/results/hw/synth/pnr_RUN.json. Seeds that have been routed for
+the same netlist are not routed again.
 """
 import json
 import re
@@ -40,8 +41,12 @@ def synthesise(name, job):
     netlist.parent.mkdir(parents=True, exist_ok=True)
     yosys = yowasp("yosys") if job["yosys"] == "pypi" else job["yosys"]
     script = f"read_verilog -sv {' '.join(job['files'])}; hierarchy -check -top {job['top']}; {job.get('before', '')}"
-    script += f"{job['synth']} -top {job['top']}; flatten; opt_clean; write_json {netlist.relative_to(BUILD.parents[1])}"
+    fresh = netlist.with_suffix(".new")
+    script += f"{job['synth']} -top {job['top']}; flatten; opt_clean; write_json {fresh.relative_to(BUILD.parents[1])}"
     run([yosys, "-q", "-p", script], f"pnr/{name}_yosys.log")
+    if not netlist.exists() or netlist.read_bytes() != fresh.read_bytes():
+        fresh.replace(netlist)
+    fresh.unlink(missing_ok=True)
     return netlist, version([yosys, "-V"])
 
 
@@ -50,8 +55,9 @@ def place(name, job, netlist, seed):
     report = BUILD / "pnr" / f"{name}_{seed}_report.json"
     root = BUILD.parents[1]
     began = time.time()
-    run([tool, *job["options"], "--json", str(netlist.relative_to(root)), "--freq", str(job["mhz"]), "--seed", str(seed), "--timing-allow-fail",
-         "--report", str(report.relative_to(root))], f"pnr/{name}_{seed}.log")
+    if not report.exists() or report.stat().st_mtime < netlist.stat().st_mtime:
+        run([tool, *job["options"], "--json", str(netlist.relative_to(root)), "--freq", str(job["mhz"]), "--seed", str(seed),
+             "--timing-allow-fail", "--report", str(report.relative_to(root))], f"pnr/{name}_{seed}.log")
     found = json.loads(report.read_text())
     mhz = {re.sub(r"\$.*", "", clock): round(v["achieved"], 1) for clock, v in found["fmax"].items()}
     used = {k: v["used"] for k, v in found["utilization"].items() if v["used"]}

@@ -10,6 +10,9 @@ namespace {
 
 using Time = std::int64_t;
 
+// Else a matrix could end before the ARGMAX or SAMPLE that is ahead of it.
+static_assert(kChoiceStages - kEpilogueStages < kFewestRows);
+
 // Resources that hazards are about.
 enum Resource : int {
   rX,
@@ -317,10 +320,7 @@ class Core {
     }
     report.weight_beats += groups * beats;
     last_beat_ = t;
-    if (keeps_row(static_cast<unsigned>(i.field("epi")))) {
-      epilogue_free_ += c_.choice_depth;
-      last_row += c_.choice_depth;
-    }
+    if (keeps_row(static_cast<unsigned>(i.field("epi")))) last_row += c_.choice_depth;
     return last_row + c_.epilogue_depth;
   }
   std::uint64_t ports_;

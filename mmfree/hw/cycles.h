@@ -28,8 +28,7 @@ struct CoreModel {
   int stat_tail = 14, quantize_tail = 11;
   int multiply = 6, scale = 6, reciprocal = 21, root = 54;
   int tile_start = 1, tile_depth = 7;
-  // From a row's entry to what reads the written row; more for ARGMAX and SAMPLE, and the next
-  // matrix waits as long.
+  // From a row's entry to what reads the written row; more for ARGMAX and SAMPLE.
   int epilogue_depth = kEpilogueStages, choice_depth = kChoiceStages - kEpilogueStages;
   int request = 4;  // from a run's instruction to its first request
   int again = 3;    // from a request to the next of the run; one more to the next run's

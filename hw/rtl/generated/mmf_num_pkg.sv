@@ -44,7 +44,7 @@ package mmf_num_pkg;
   localparam int CONST_BANKS = 4;  // banks of constants (gains, lower bounds)
   localparam int CODE_BANKS = 2;  // banks of activation codes
   localparam int EPILOGUE_STAGES = 15;  // cycles from a row's entry into the epilogue to the first that may read what it wrote
-  localparam int CHOICE_STAGES = 19;  // the same for ARGMAX and SAMPLE
+  localparam int CHOICE_STAGES = 20;  // the same for ARGMAX and SAMPLE
   localparam int LEAST_ROWS = 11;  // of a matrix that writes a vector: groups of five keep the epilogue five cycles each, and the next matrix may read its first row
   localparam int IMAGE_VERSION = 2;  // of the layout of images; another one is refused
   localparam int ISA_VERSION = 2;  // of the instruction set; another one is refused
