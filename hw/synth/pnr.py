@@ -4,7 +4,7 @@
 Clocks are what the router's static timing analysis gives after routing; nothing ran on a board.
 
 usage: hw/synth/pnr.py RUN [SEED...]      RUN: a key of RUNS; writes docs/results/hw/synth/pnr_RUN.json. Seeds that have been routed for
-the same netlist are not routed again.
+the same netlist with the same options are not routed again.
 """
 import json
 import re
@@ -55,9 +55,13 @@ def place(name, job, netlist, seed):
     report = BUILD / "pnr" / f"{name}_{seed}_report.json"
     root = BUILD.parents[1]
     began = time.time()
-    if not report.exists() or report.stat().st_mtime < netlist.stat().st_mtime:
-        run([tool, *job["options"], "--json", str(netlist.relative_to(root)), "--freq", str(job["mhz"]), "--seed", str(seed),
-             "--timing-allow-fail", "--report", str(report.relative_to(root))], f"pnr/{name}_{seed}.log")
+    command = [str(c) for c in (tool, *job["options"], "--json", netlist.relative_to(root), "--freq", job["mhz"], "--seed", seed,
+                                "--timing-allow-fail", "--report", report.relative_to(root))]
+    routed = report.with_suffix(".command")  # written when its report is whole
+    if not routed.exists() or routed.read_text() != "\n".join(command) or report.stat().st_mtime < netlist.stat().st_mtime:
+        routed.unlink(missing_ok=True)
+        run(command, f"pnr/{name}_{seed}.log")
+        routed.write_text("\n".join(command))
     found = json.loads(report.read_text())
     mhz = {re.sub(r"\$.*", "", clock): round(v["achieved"], 1) for clock, v in found["fmax"].items()}
     used = {k: v["used"] for k, v in found["utilization"].items() if v["used"]}

@@ -80,14 +80,6 @@ __device__ __forceinline__ void put(std::uint32_t distance, void* to, std::uint3
                "r"(v), "r"(shared_address(b) + distance)
                : "memory");
 }
-__device__ __forceinline__ void put(std::uint32_t distance, void* to, float v0, float v1,
-                                    ClusterBarrier* b) {
-  asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
-          shared_address(to) + distance),
-      "r"(__float_as_uint(v0)), "r"(__float_as_uint(v1)), "r"(shared_address(b) + distance)
-      : "memory");
-}
 __device__ __forceinline__ void put(std::uint32_t distance, void* to, uint4 v, ClusterBarrier* b) {
   asm volatile(
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "

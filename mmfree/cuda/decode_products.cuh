@@ -211,6 +211,7 @@ __device__ __forceinline__ float silu_of(float x) {
   return x * y[0];
 }
 
+// One of the kWarps, for all steps. ED, EF: as of the kernel.
 template <int ED, int EF>
 __device__ __forceinline__ void run_warp(const Decode& a, const Layout& at, Common& common,
                                          char* shared) {

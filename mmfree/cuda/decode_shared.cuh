@@ -41,10 +41,9 @@ struct Share {
   int k, count, rows;
 };
 
-// Sums of squares of a row as the exchange warps of a cluster tell them to each other and to all:
-// by group of lanes, of x and of x times the outer gain.
+// Sums are by group of lanes.
 struct Common {
-  alignas(16) float sums[2][2][kSumGroups];               // of two rows, in turn
+  alignas(16) float sums[2][2][kSumGroups];               // of two rows in turn: x^2, (x * outer)^2
   alignas(16) float first[kSumGroups];                    // of the gated norm, among exchange warps
   alignas(16) unsigned maxima[3][kWarps];                 // by matrix
   int first_group[kDecodeStages], groups[kDecodeStages];  // of 16 outputs, this block's

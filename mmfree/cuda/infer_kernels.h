@@ -80,10 +80,10 @@ struct Decode {
   int clusters;               // decode_clusters(w)
   unsigned long long* clocks;  // (3 * kDecodeStages) cycles of one block, added to: in each stage
                                // waiting for the others, then working; then of each stage how much
-                               // of the waiting was norm and quantisation. Null: not wanted
+                               // of the work was norm and quantisation. Null: not wanted
 };
-// How many clusters of blocks share the work of decoding; 0: this GPU has none, every block does
-// the norms for itself.
+// How many clusters of blocks share the work of decoding; 0: for this GPU or these widths there are
+// none, every block does the norms for itself.
 int decode_clusters(const Launch& l, const DeviceWeights& w);
 idx decode_exchange_packets(const DeviceWeights& w, int multiprocessors);
 // Widths that decode takes.

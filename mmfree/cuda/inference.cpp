@@ -372,9 +372,9 @@ std::vector<GpuStage> GpuModel::stages() const {
   std::vector<GpuStage> result;
   for (int s = 0; s < cuda::kDecodeStages; ++s) {
     const auto waiting = static_cast<double>(cycles[2 * s]);
-    const double norm = std::min(static_cast<double>(cycles[2 * cuda::kDecodeStages + s]), waiting);
-    result.push_back({names[s], share(waiting - norm), share(norm),
-                      share(static_cast<double>(cycles[2 * s + 1]))});
+    const auto busy = static_cast<double>(cycles[2 * s + 1]);
+    const double norm = std::min(static_cast<double>(cycles[2 * cuda::kDecodeStages + s]), busy);
+    result.push_back({names[s], share(waiting), share(norm), share(busy - norm)});
   }
   return result;
 }

@@ -27,7 +27,7 @@ struct GpuInferenceInfo {
 };
 
 // The time of one multiprocessor, in shares of all: in each stage waiting for the values of the
-// others; norm and quantisation, where warps of their own do them (else part of working); working.
+// others; norm and quantisation, where the kernel takes their time (else part of working); working.
 struct GpuStage {
   const char* name;
   double waiting, norm, working;
